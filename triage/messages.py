@@ -1,0 +1,106 @@
+"""The typed records that cross rooms, and the only ones that cross the broker.
+
+Nothing here may hold a UID, a name, an identifier or a date of a patient: a job is known by its number alone
+(design invariant 7). `to_wire` and `from_wire` turn a record into msgpack-able builtins and back.
+"""
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Stage(StrEnum):
+    """The stages of the work on a study revision; each has a job row in the ledger and a Celery queue."""
+
+    PREPARE = "prepare"
+    SCORE = "score"
+    REPORT = "report"
+
+
+class Priority(StrEnum):
+    """Suggested reading priority."""
+
+    HIGH = "HIGH"
+    MEDIUM = "MEDIUM"
+    LOW = "LOW"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInput:
+    """What the flows see of a study: one integer image on the bundle's grid.
+
+    Attributes
+    ----------
+    modality : str
+        ``"CXR"`` or ``"BCT"``.
+    pixels : numpy.ndarray
+        uint8, shape (H, W) for CXR, (D, H, W) for BCT (inferior to superior, LPS rows and columns).
+    """
+
+    modality: str
+    pixels: npt.NDArray[np.uint8]
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return msgpack-able builtins."""
+        return {
+            "modality": self.modality,
+            "shape": list(self.pixels.shape),
+            "pixels": np.ascontiguousarray(self.pixels).tobytes(),
+        }
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> Self:
+        """Rebuild the record; raises ``ValueError`` if the bytes do not fill the shape."""
+        pixels = np.frombuffer(wire["pixels"], dtype=np.uint8).reshape(wire["shape"])
+        return cls(modality=str(wire["modality"]), pixels=pixels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What the score worker found.
+
+    Attributes
+    ----------
+    log_prob_normal, log_prob_mixture : float
+        log p(x|normal) under M0 and log p(x) under M1, nats.
+    log_posterior : float
+        log p(normal|x) up to a constant = log p(x|normal) - log p(x), nats (paper, equation 3).
+    percentile : float
+        Abnormality percentile, 0 to 100, against the bundle's frozen calibration reference.
+    levels_normal, levels_mixture : list of float
+        Every level's part of the two log densities, nats.
+    not_scored : str
+        Empty, or the reason why these numbers must not be ranked by.
+    bundle_name, bundle_version, bundle_digest, calibration : str
+        What scored it and against which reference.
+    compute : str
+        Device and precision, e.g. ``"cpu float32"``.
+    model_time_s : float
+        Seconds inside the flows.
+    """
+
+    log_prob_normal: float
+    log_prob_mixture: float
+    log_posterior: float
+    percentile: float
+    levels_normal: list[float] = field(default_factory=list)
+    levels_mixture: list[float] = field(default_factory=list)
+    not_scored: str = ""
+    bundle_name: str = ""
+    bundle_version: str = ""
+    bundle_digest: str = ""
+    calibration: str = ""
+    compute: str = ""
+    model_time_s: float = 0.0
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return JSON-able builtins."""
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> Self:
+        """Rebuild the record; raises ``TypeError`` on unknown or missing fields."""
+        return cls(**wire)

@@ -1,0 +1,1 @@
+"""What Celery runs: image to tensor, the flows, the laboratory."""
