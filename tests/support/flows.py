@@ -1,0 +1,66 @@
+"""Tiny flows and bundles, made in a moment."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from triage.bundles import GOLDEN, MIXTURE, NORMAL, Bundle, write_bundle
+from triage.calibration import Calibration
+from triage.manifest import Architecture, InputTransform, Manifest, Preprocessing, Training
+from workers.flows.glow import Glow
+from workers.flows.posterior import Posterior
+from workers.lab.golden import make_golden
+
+
+def perturbed(flow: Glow, *, scale: float = 0.1, seed: int = 0) -> Glow:
+    """Move every parameter away from its special starting value."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_((scale * noise).to(parameter.dtype))
+    return flow
+
+
+def tiny_manifest(modality: str = "CXR", name: str = "tiny") -> Manifest:
+    """Return the manifest of a bundle on an 8 x 8 (x 8) grid that flows see as 4 x 4 (x 4)."""
+    axes = 2 if modality == "CXR" else 3
+    return Manifest(
+        name=name,
+        version="0.1",
+        modality=modality,
+        summary='Quotes " and \\ and ümlauts survive.',
+        preprocessing=Preprocessing(
+            size=(8,) * axes, grey_levels=256 if axes == 2 else 128, spacing_mm=None if axes == 2 else (5.0, 4.0, 4.0)
+        ),
+        transform=InputTransform(pool=(2,) * axes, standardise=axes == 2),
+        architecture=Architecture(size=(4,) * axes, grey_levels=16, depth=1, widths=(4, 4)),
+        training=Training(
+            preset="none", seed=0, images_normal=1, images_mixture=2, bits_per_dim_normal=3.5, bits_per_dim_mixture=3.25,
+            made_with="a test",
+        ),
+    )  # fmt: skip
+
+
+def tiny_calibration(**changes: object) -> Calibration:
+    """Return a calibration that lets everything through."""
+    plain = {"name": "test", "images": 3, "weights": (1.0, 1.0), "reference": (-10.0, 0.0, 10.0), "ranges": {}}
+    return Calibration.model_validate(plain | changes)
+
+
+def tiny_bundle(folder: Path, modality: str = "CXR", calibration: Calibration | None = None) -> Bundle:
+    """Write a bundle of two untrained flows."""
+    folder.mkdir(parents=True)
+    manifest = tiny_manifest(modality, folder.name)
+    flows = [perturbed(Glow(manifest.architecture, seed=seed), seed=seed) for seed in (1, 2)]
+    for file, flow in zip((NORMAL, MIXTURE), flows, strict=True):
+        save_file(flow.state_dict(), folder / file)
+    save_file(make_golden(Posterior(*flows), manifest), folder / GOLDEN)
+    return write_bundle(folder, manifest, calibration or tiny_calibration(), "# A card\n")
+
+
+def grey(shape: tuple[int, ...], below: int, seed: int = 0) -> np.ndarray:
+    """Return uint8 noise."""
+    return np.random.default_rng(seed).integers(0, below, shape, dtype=np.uint8)

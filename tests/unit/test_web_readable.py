@@ -1,0 +1,56 @@
+"""What the page makes of DICOM's values."""
+
+import pytest
+
+from triage.web.readable import readable_date, readable_name, readable_percentile, readable_wait, viewer_link
+
+
+@pytest.mark.parametrize(
+    ("person_name", "shown"),
+    [
+        ("Doe^Jane", "Doe, Jane"),
+        ("Doe^Jane^Ann^Dr^MD", "Doe, Jane Ann (Dr MD)"),
+        ("Doe", "Doe"),
+        ("^Jane", "Jane"),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamada, Tarou"),
+        ("=山田^太郎", "山田, 太郎"),
+        ("^^^^=", ""),
+        ("", ""),
+        ("A^B^C^D^E^F", "A, B C (D E)"),
+    ],
+)
+def test_names(person_name: str, shown: str) -> None:
+    assert readable_name(person_name) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("20260921", "2026-09-21"), ("", ""), ("2026", "2026"), ("2026.9.1", "2026.9.1")]
+)
+def test_dates(value: str, shown: str) -> None:
+    assert readable_date(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3599, "59 min"), (3660, "1 h 01 min"), (90_000, "1 d 1 h")],
+)
+def test_waits(seconds: float, shown: str) -> None:
+    assert readable_wait(seconds) == shown
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, ""), (99.97, "99.9"), (100.0, "100.0"), (0.0, "0.0")])
+def test_percentiles_are_never_rounded_up(value: float | None, shown: str) -> None:
+    assert readable_percentile(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("template", "link"),
+    [
+        ("https://v/x?StudyInstanceUIDs={study_instance_uid}", "https://v/x?StudyInstanceUIDs=1.2.3"),
+        ("http://v/{study_instance_uid}/", "http://v/1.2.3/"),
+        ("", ""),
+        ("javascript:alert('{study_instance_uid}')", ""),
+    ],
+)
+def test_only_http_viewers_are_linked(template: str, link: str) -> None:
+    assert viewer_link(template, "1.2.3") == link

@@ -1,0 +1,80 @@
+"""`triage-node`: assembles the commands; turns every error into one line and an exit code."""
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from triage import __version__
+from triage.cli import config, conformance, demo, doctor, outbox, send, serve, studies
+from triage.errors import ConfigurationError, TriageError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+app = typer.Typer(
+    name="triage-node",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Receives chest X-rays and brain CTs, scores how abnormal they look, reports to the PACS and orders the "
+    "worklist. [bold]Research use only: a prioritisation aid, not a diagnosis.[/bold]\n\n"
+    "New here? Run [bold]triage-node demo[/bold].",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"triage-node {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Configuration file. Default: $TRIAGE_CONFIG, else ./triage.toml."),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options that every command shares; they are read from the context."""
+
+
+def _assemble() -> None:
+    app.command("serve")(serve.serve)
+    app.command("demo")(demo.demo)
+    app.command("doctor")(doctor.doctor)
+    app.add_typer(config.app, name="config")
+    app.add_typer(studies.app, name="studies")
+    app.add_typer(outbox.app, name="outbox")
+    app.command("send")(send.send)
+    app.command("conformance")(conformance.conformance)
+    # The laboratory's commands (train, models) come from the workers' side, which this side must not import.
+    for entry in entry_points(group="triage_node.commands"):
+        entry.load()(app)
+
+
+def main() -> None:
+    """Run the command line; exit 0 ok, 1 failed, 2 usage or configuration error."""
+    debug = "--debug" in sys.argv
+    _assemble()
+    try:
+        app()
+    except TriageError as exc:
+        if debug:
+            raise
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(f"error: {exc.message}", style="red", markup=False, highlight=False)
+        if exc.remedy:
+            console.print(f"  try: {exc.remedy}", markup=False, highlight=False)
+        sys.exit(EXIT_USAGE if isinstance(exc, ConfigurationError) else EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

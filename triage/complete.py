@@ -1,0 +1,179 @@
+"""When is a study complete? DICOM doesn't say, so evidence decides; which signal fired is recorded.
+
+The signals: the modality's quiet time has passed since the last object; an association that brought objects was
+released (a hint: it makes us ask early); the destination holds as many images of the study as we do; the cap, so that
+no study waits for ever.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import structlog
+from pydicom import Dataset
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
+
+from triage.config.schema import Complete, Destination
+from triage.errors import DeliveryError
+from triage.ledger.records import NON_IMAGE_MODALITIES, Study
+
+log = structlog.get_logger(__name__)
+
+_PENDING = (0xFF00, 0xFF01)
+_SUCCESS = 0x0000
+# More series than any study has: a peer cannot keep us reading for ever.
+_MAX_MATCHES = 5000
+
+
+def quiet_time_s(study: Study, config: Complete) -> float:
+    """Return how long the study's senders must be silent, seconds; an unknown modality waits as long as CT."""
+    return config.quiet_s.get(study.modality, config.quiet_s["CT"])
+
+
+def is_quiet(study: Study, now: float, config: Complete) -> bool:
+    """Tell whether the quiet time has passed since the last object."""
+    return now - study.last_object_at >= quiet_time_s(study, config)
+
+
+def is_released(study: Study) -> bool:
+    """Tell whether an association that brought objects of the study was released after its last object came."""
+    return study.released_at is not None and study.released_at >= study.last_object_at
+
+
+def completion(study: Study, now: float, config: Complete, count: int | None) -> str | None:
+    """Return the signal by which a study that is being received is complete; None if it isn't yet.
+
+    Parameters
+    ----------
+    now : float
+        Seconds since the epoch.
+    count : int or None
+        How many images of it the destination holds; None if it wasn't asked or didn't say. Ask again when an object
+        has come since.
+
+    Returns
+    -------
+    str or None
+        ``"count"``: the destination holds as many images as we do. ``"cap"``: the longest wait is over. ``"quiet"``:
+        the quiet time has passed and nobody is known to hold more. ``"quiet+release"``: the same, and the sender has
+        released its association.
+    """
+    if count is not None and count == study.image_count > 0:
+        return "count"
+    if now - study.first_object_at >= config.max_wait_s:
+        return "cap"
+    if not is_quiet(study, now, config) or (count is not None and count > study.image_count):
+        return None
+    return "quiet+release" if is_released(study) else "quiet"
+
+
+def count_at_destination(
+    destinations: Sequence[Destination],
+    study_instance_uid: str,
+    our_ae_title: str,
+    *,
+    timeout_s: float = 5.0,
+) -> int | None:
+    """Ask the first destination that answers for how many images of a study it holds. Blocks: call it in a thread.
+
+    Series without images (reports, ours among them; key objects; presentation states) aren't counted.
+
+    Parameters
+    ----------
+    timeout_s : float
+        For connecting, for the association and for each answer, seconds.
+
+    Returns
+    -------
+    int or None
+        0 if it doesn't know the study; None if no destination gives a number.
+
+    References
+    ----------
+    PS3.4 section C.6.2 (Study Root Query/Retrieve), tables C.3.4-1 to C.3.4-3 (NumberOfStudyRelatedInstances and
+    NumberOfSeriesRelatedInstances are optional keys).
+    """
+    ae = AE(ae_title=our_ae_title)
+    ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
+    for destination in destinations:
+        assoc = ae.associate(destination.host, destination.port, ae_title=destination.ae_title)
+        if not assoc.is_established:
+            log.info("count_unavailable", destination=destination.name, reason="no association for C-FIND")
+            continue
+        try:
+            return _images_of(assoc, study_instance_uid)
+        except DeliveryError as error:
+            log.info("count_unavailable", destination=destination.name, reason=error.message)
+        finally:
+            if assoc.is_established:
+                assoc.release()
+    return None
+
+
+def _images_of(assoc: Association, study_instance_uid: str) -> int:
+    """Count by the study's own total where all of it is images, else series by series.
+
+    Raises
+    ------
+    DeliveryError
+        If the peer fails the query or leaves the numbers out.
+    """
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = study_instance_uid
+    query.ModalitiesInStudy = None
+    query.NumberOfStudyRelatedInstances = None
+    # Some peers answer with more than what was asked for.
+    found = [ds for ds in _matches(assoc, query) if ds.get("StudyInstanceUID") == study_instance_uid]
+    if not found:
+        return 0
+    total = _number(found[0], "NumberOfStudyRelatedInstances")
+    modalities = _modalities(found[0])
+    if total is not None and modalities and not modalities & NON_IMAGE_MODALITIES:
+        return total
+    return _images_by_series(assoc, study_instance_uid)
+
+
+def _images_by_series(assoc: Association, study_instance_uid: str) -> int:
+    query = Dataset()
+    query.QueryRetrieveLevel = "SERIES"
+    query.StudyInstanceUID = study_instance_uid
+    query.SeriesInstanceUID = None
+    query.Modality = None
+    query.NumberOfSeriesRelatedInstances = None
+    counts: dict[str, int] = {}
+    for ds in _matches(assoc, query):
+        if ds.get("Modality") in NON_IMAGE_MODALITIES or ds.get("StudyInstanceUID", study_instance_uid) != study_instance_uid:
+            continue
+        number = _number(ds, "NumberOfSeriesRelatedInstances")
+        if number is None:
+            raise DeliveryError("the peer doesn't say how many instances a series has")
+        counts[str(ds.get("SeriesInstanceUID"))] = number
+    return sum(counts.values())
+
+
+def _matches(assoc: Association, query: Dataset) -> Iterator[Dataset]:
+    answers = assoc.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
+    for status, identifier in islice(answers, _MAX_MATCHES):
+        code = status.get("Status")
+        if code in _PENDING and identifier is not None:
+            yield identifier
+        elif code == _SUCCESS:
+            return
+        else:
+            raise DeliveryError(f"C-FIND failed: {'no answer' if code is None else f'status {code:04X}H'}")
+    raise DeliveryError("C-FIND never came to its end")
+
+
+def _number(ds: Dataset, keyword: str) -> int | None:
+    try:
+        return int(ds.get(keyword))
+    except (TypeError, ValueError):
+        return None
+
+
+def _modalities(ds: Dataset) -> set[str]:
+    value = ds.get("ModalitiesInStudy") or ()
+    return {value} if isinstance(value, str) else {str(modality) for modality in value}

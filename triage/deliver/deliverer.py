@@ -1,0 +1,137 @@
+"""Delivery: a thread for each destination, so that a PACS that is down delays its own results only."""
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from triage.config.schema import Configuration, Destination
+from triage.deliver.courier import Courier, Means, Rebuild
+from triage.deliver.policy import DEFAULT_POLICY, DeliveryPolicy
+from triage.ledger import Ledger
+from triage.store import ObjectStore
+
+log = structlog.get_logger(__name__)
+
+_STOP_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DestinationStatus:
+    """How a destination does: its breaker's state, and the last error since it worked."""
+
+    name: str
+    breaker: str
+    last_error: str
+
+
+class Deliverer:
+    """Empties the outbox, one thread a destination.
+
+    Parameters
+    ----------
+    config : Configuration
+        Its destinations, and our AE title.
+    ledger : Ledger
+        The outbox.
+    store : ObjectStore
+        The objects.
+    rebuild : callable, optional
+        ``rebuild(item, sop_class_uid) -> OutboxNew``: builds and stores the item's report as another SR class, for a
+        destination that turns out not to accept the first one. Without it such an item becomes a dead letter.
+    policy : DeliveryPolicy
+        Limits and waits.
+    clock : callable
+        Returns seconds since the epoch, UTC.
+    """
+
+    def __init__(
+        self,
+        config: Configuration,
+        ledger: Ledger,
+        store: ObjectStore,
+        *,
+        rebuild: Rebuild | None = None,
+        policy: DeliveryPolicy = DEFAULT_POLICY,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._stopping = threading.Event()
+        means = Means(
+            ledger=ledger,
+            store=store,
+            calling_ae_title=config.listen.ae_title,
+            policy=policy,
+            rebuild=rebuild,
+            clock=clock,
+            stopping=self._stopping,
+        )
+        self._rounds = [_Rounds(destination, means) for destination in config.destination]
+
+    def start(self) -> None:
+        """Start the threads. They do nothing until `tick`."""
+        for rounds in self._rounds:
+            rounds.thread.start()
+
+    def tick(self, now: float) -> None:
+        """Wake every destination that is not at work; returns at once.
+
+        Parameters
+        ----------
+        now : float
+            Seconds since the epoch, UTC. The threads read the clock themselves when they get to work.
+        """
+        for rounds in self._rounds:
+            rounds.wake.set()
+
+    def stop(self) -> None:
+        """Stop after the object under way; what was not sent stays in the outbox."""
+        self._stopping.set()
+        for rounds in self._rounds:
+            rounds.wake.set()
+        deadline = time.monotonic() + _STOP_S
+        for rounds in self._rounds:
+            if rounds.thread.ident is not None:
+                rounds.thread.join(max(0.0, deadline - time.monotonic()))
+
+    def status(self) -> list[DestinationStatus]:
+        """Return how each destination does."""
+        return [
+            DestinationStatus(
+                name=rounds.courier.destination.name,
+                breaker=rounds.courier.breaker.state.value,
+                last_error=rounds.courier.breaker.last_error,
+            )
+            for rounds in self._rounds
+        ]
+
+
+class _Rounds:
+    """A courier's thread."""
+
+    def __init__(self, destination: Destination, means: Means) -> None:
+        self.courier = Courier(destination, means)
+        self.wake = threading.Event()
+        self._stopping = means.stopping
+        # A daemon: a PACS that never answers must not keep the process from ending.
+        self.thread = threading.Thread(target=self._run, name=f"deliver-{destination.name}", daemon=True)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self.wake.wait()
+            self.wake.clear()
+            try:
+                while not self._stopping.is_set() and self.courier.round():
+                    pass
+            except Exception as exc:  # noqa: BLE001 - the thread's edge: nothing may end delivery for good
+                # Its message may quote a data set; the type and the place never do.
+                name, kind = self.courier.destination.name, type(exc).__name__
+                log.error("delivery_round_failed", destination=name, error=kind, where=_place(exc))
+                self._stopping.wait(1.0)
+
+
+def _place(exc: BaseException) -> str:
+    frame = traceback.extract_tb(exc.__traceback__)[-1]
+    return f"{frame.filename}:{frame.lineno}"

@@ -1,0 +1,210 @@
+"""The loop that moves studies along: completes them, rings for workers, takes dead workers' jobs back, delivers.
+
+One dispatcher leads per ledger; a second one waits for its lease to end.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import redis
+import structlog
+from celery import Celery
+
+from triage.complete import completion, count_at_destination
+from triage.config import Configuration
+from triage.deliver import Deliverer
+from triage.errors import BrokerError, NotFoundError
+from triage.ledger import Job, Ledger, Study
+from triage.messages import Stage
+from triage.transport import PREPARE_TASK, REPORT_TASK, SCORE_TASK, Pulse, busy_key, connect, queue_length, send
+from triage.worktray import WorkTray
+
+log = structlog.get_logger(__name__)
+
+# Long enough for a paper-size volume on a slow CPU. A job whose worker died is taken back much earlier (`Reclaimer`).
+LEASE_S = {Stage.PREPARE: 300.0, Stage.SCORE: 1800.0, Stage.REPORT: 300.0}
+# Messages on the broker at once: few, so that a STAT study overtakes all but these.
+WINDOW = 8
+_TICK_S = 0.2
+_LEADER_TTL_S = 15.0
+_RECLAIM_EVERY_S = 2.0
+_RECOUNT_S = 15.0
+
+
+class Doorbell:
+    """Turns ready jobs of the ledger into messages on the broker, in the worklist's order, a window at a time.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Where the jobs are.
+    app : celery.Celery
+        What takes messages.
+    tray : WorkTray
+        Where the model inputs lie.
+    """
+
+    def __init__(self, ledger: Ledger, app: Celery, tray: WorkTray) -> None:
+        self._ledger = ledger
+        self._app = app
+        self._tray = tray
+
+    def ring(self, stage: Stage) -> int:
+        """Claim and send as many jobs of a stage as its window has room for; returns how many.
+
+        A broker that is away is no loss: the jobs become claimable again.
+        """
+        room = WINDOW - self._ledger.leased_count(stage)
+        if room <= 0:
+            return 0
+        sent = 0
+        for job in self._ledger.claim_jobs(stage, room, LEASE_S[stage]):
+            try:
+                self._send(job)
+                sent += 1
+            except BrokerError as exc:
+                log.warning("broker_away", stage=stage.value, error=exc.message)
+                self._ledger.unclaim(job.id, job.fence)
+            except NotFoundError:
+                # The tray was lost or the study was prepared on another host: prepare it again.
+                self._ledger.prepare_again(job.id, job.fence)
+        return sent
+
+    def _send(self, job: Job) -> None:
+        if job.stage is Stage.PREPARE:
+            send(self._app, PREPARE_TASK, job.id, job.fence)
+        elif job.stage is Stage.REPORT:
+            send(self._app, REPORT_TASK, job.id, job.fence)
+        else:
+            send(self._app, SCORE_TASK, job.id, job.fence, job.bundle_digest, self._tray.get(job.study_id).to_wire())
+
+
+@dataclass
+class Reclaimer:
+    """Takes back leased jobs that nobody is at: no message waits for them and no worker shows them as its own.
+
+    A job is taken back when it is seen orphaned twice in a row, some seconds apart; should a worker have had it
+    after all, its late result is stale by the fence and changes nothing.
+    """
+
+    ledger: Ledger
+    client: redis.Redis
+    _suspects: dict[int, int] = field(default_factory=dict)
+
+    def sweep(self) -> int:
+        """Look once at every leased job; returns how many were taken back."""
+        reclaimed = 0
+        seen: dict[int, int] = {}
+        for stage in Stage:
+            jobs = self.ledger.leased_jobs(stage)
+            if not jobs or queue_length(self.client, stage):
+                continue
+            for job in jobs:
+                if self.client.exists(busy_key(stage, job.id)):
+                    continue
+                if self._suspects.get(job.id) == job.fence:
+                    log.warning("job_taken_back", job=job.id, stage=stage.value, attempt=job.attempts)
+                    self.ledger.expire_lease(job.id, job.fence)
+                    reclaimed += 1
+                else:
+                    seen[job.id] = job.fence
+        self._suspects = seen
+        return reclaimed
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A count asked of a destination, and what the study was like when it was asked."""
+
+    asked_at: float
+    last_object_at: float
+    answer: Future[int | None]
+
+
+class Completer:
+    """Decides which studies are complete; asks a destination for its count in threads, never in the loop."""
+
+    def __init__(self, config: Configuration, ledger: Ledger, clock: Callable[[], float] = time.time) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="count")
+        self._questions: dict[int, _Question] = {}
+
+    def sweep(self) -> None:
+        """Complete every study whose signal has fired."""
+        receiving = self._ledger.receiving_studies()
+        for study in receiving:
+            now = self._clock()
+            asked = self._asked(study, now)
+            capped = now - study.first_object_at >= self._config.complete.max_wait_s
+            if asked is not None and not asked.done() and not capped:
+                continue  # the answer may say that more is to come
+            count = asked.result() if asked is not None and asked.done() else None
+            signal = completion(study, now, self._config.complete, count)
+            if signal is not None:
+                self._ledger.complete_study(study.id, signal)
+        for study_id in self._questions.keys() - {study.id for study in receiving}:
+            del self._questions[study_id]
+
+    def close(self) -> None:
+        """Don't wait for counts under way."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _asked(self, study: Study, now: float) -> Future[int | None] | None:
+        """Return the question put to a destination about this study; None when there is nothing to ask yet."""
+        config = self._config
+        quiet_s = config.complete.quiet_s.get(study.modality, config.complete.quiet_s["CT"])
+        hinted = study.released_at is not None or now - study.last_object_at >= quiet_s
+        if not (config.complete.count_at_destination and config.destination and hinted):
+            return None
+        question = self._questions.get(study.id)
+        stale = question is not None and question.answer.done() and now - question.asked_at > _RECOUNT_S
+        if question is None or stale or question.last_object_at != study.last_object_at:
+            answer = self._pool.submit(
+                count_at_destination, config.destination, study.study_instance_uid, config.listen.ae_title
+            )
+            question = self._questions[study.id] = _Question(now, study.last_object_at, answer)
+        return question.answer
+
+
+def run_dispatcher(
+    config: Configuration, ledger: Ledger, app: Celery, deliverer: Deliverer, stop: threading.Event
+) -> None:
+    """Run the loop until `stop` is set."""
+    # Not the process: a dispatcher that was killed and started again leads on at once.
+    holder = f"{socket.gethostname()}:{config.data_dir.resolve()}"
+    doorbell = Doorbell(ledger, app, WorkTray(config.data_dir))
+    completer = Completer(config, ledger)
+    reclaimer = Reclaimer(ledger, connect(config))
+    pulse = Pulse(config, "dispatcher")
+    pulse.start()
+    deliverer.start()
+    led_until = swept_at = 0.0
+    try:
+        while not stop.is_set():
+            now = time.monotonic()
+            if now > led_until - _LEADER_TTL_S / 2:
+                if not ledger.acquire_leader("dispatcher", holder, _LEADER_TTL_S):
+                    stop.wait(1.0)
+                    continue
+                led_until = now + _LEADER_TTL_S
+            completer.sweep()
+            for stage in Stage:
+                doorbell.ring(stage)
+            if now - swept_at > _RECLAIM_EVERY_S:
+                swept_at = now
+                with suppress(redis.RedisError):  # the next sweep looks again
+                    reclaimer.sweep()
+            deliverer.tick(time.time())
+            stop.wait(_TICK_S)
+    finally:
+        deliverer.stop()
+        completer.close()
+        pulse.stop()

@@ -1,0 +1,213 @@
+"""What every room of the ledger stands on: rows to records, locks, and the one way a study changes its state."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from triage.errors import LedgerError, NotFoundError
+from triage.ledger import schema
+from triage.ledger.engine import Database
+from triage.ledger.records import Event, Instance, Job, JobState, OutboxItem, OutboxState, State, Study
+from triage.ledger.transitions import EXPLAINED, check
+from triage.messages import Priority, Score, Stage
+
+# In which states of the study the work of a stage goes on.
+_AT_WORK: dict[Stage, frozenset[State]] = {
+    Stage.PREPARE: frozenset({State.COMPLETE, State.PREPARING}),
+    Stage.SCORE: frozenset({State.SCORING}),
+    Stage.REPORT: frozenset({State.SCORED, State.UNSUITABLE}),
+}
+
+
+class Held(NamedTuple):
+    """A job and its study, both locked."""
+
+    job: Job
+    study: Study
+
+
+def to_study(row: Row[Any]) -> Study:
+    """Make the record of a row of `schema.study`, which may hold further columns."""
+    values = {column.name: row._mapping[column.name] for column in schema.study.columns}
+    values["current"] = values.pop("is_current")
+    values["state"] = State(values["state"])
+    values["priority"] = Priority(values["priority"]) if values["priority"] else None
+    values["score"] = Score.from_wire(json.loads(values["score"])) if values["score"] else None
+    return Study(**values)
+
+
+def to_instance(row: Row[Any]) -> Instance:
+    """Make the record of a row of `schema.instance`."""
+    return Instance(**row._mapping)
+
+
+def to_job(row: Row[Any]) -> Job:
+    """Make the record of a row of `schema.job`."""
+    values = dict(row._mapping)
+    return Job(**{**values, "stage": Stage(values["stage"]), "state": JobState(values["state"])})
+
+
+def to_outbox_item(row: Row[Any]) -> OutboxItem:
+    """Make the record of a row of `schema.outbox`."""
+    values = dict(row._mapping)
+    return OutboxItem(**{**values, "state": OutboxState(values["state"])})
+
+
+def to_event(row: Row[Any]) -> Event:
+    """Make the record of a row of `schema.event`."""
+    return Event(**row._mapping)
+
+
+class Room:
+    """A part of the ledger.
+
+    Locks are always taken in the order study, job, outbox, so that no two transactions wait for each other.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
+
+    def _lock_study(self, connection: Connection, study_id: int) -> Study:
+        """Read a study revision and keep others from changing it until this transaction ends."""
+        return self._get_study(connection, study_id, lock=True)
+
+    def _get_study(self, connection: Connection, study_id: int, *, lock: bool = False) -> Study:
+        query = select(schema.study).where(schema.study.c.id == study_id)
+        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+        if row is None:
+            raise NotFoundError(f"the ledger has no study number {study_id}")
+        return to_study(row)
+
+    def _get_job(self, connection: Connection, job_id: int, *, lock: bool = False) -> Job:
+        query = select(schema.job).where(schema.job.c.id == job_id)
+        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+        if row is None:
+            raise NotFoundError(f"the ledger has no job number {job_id}")
+        return to_job(row)
+
+    def _lock_job(self, connection: Connection, job_id: int) -> Held:
+        study = self._lock_study(connection, self._get_job(connection, job_id).study_id)
+        return Held(self._get_job(connection, job_id, lock=True), study)
+
+    @contextmanager
+    def _held(self, job_id: int, fence: int, *stages: Stage) -> Iterator[tuple[Connection, Held | None]]:
+        """Open a transaction on a leased job; None in place of a lease that is stale, or of another stage."""
+        with self._database.write() as connection:
+            held = self._lock_job(connection, job_id)
+            job, study = held
+            good = job.state is JobState.LEASED and job.fence == fence and study.state in _AT_WORK[job.stage]
+            yield connection, held if good and job.stage in (stages or Stage) else None
+
+    def _lock_current(self, connection: Connection, study_instance_uid: str) -> Study | None:
+        """The same for a study's current revision; None if the study is unknown."""
+        self._database.serialise(connection, study_instance_uid)
+        query = (
+            select(schema.study)
+            .where(schema.study.c.study_instance_uid == study_instance_uid, schema.study.c.is_current)
+            .with_for_update()
+        )
+        row = connection.execute(query).one_or_none()
+        return to_study(row) if row else None
+
+    def _known_current(self, connection: Connection, study_instance_uid: str) -> Study:
+        study = self._lock_current(connection, study_instance_uid)
+        if study is None:
+            raise NotFoundError("the ledger has no such study")
+        return study
+
+    def _move(
+        self, connection: Connection, study: Study, to_state: State, *, actor: str, reason: str, **values: Any
+    ) -> None:
+        """Change the state of a study: the only place that does. The event goes into the same transaction.
+
+        Raises
+        ------
+        ForbiddenTransitionError
+            If the table doesn't allow the step.
+        LedgerError
+            If the study isn't in the state that the caller saw.
+        """
+        check(study.state, to_state)
+        changed = connection.execute(
+            update(schema.study)
+            .where(schema.study.c.id == study.id, schema.study.c.state == study.state)
+            .values(state=to_state, reason=reason if to_state in EXPLAINED else "", **values)
+        )
+        if changed.rowcount != 1:
+            raise LedgerError(f"study {study.id} is no longer {study.state}")
+        self._note(connection, study.id, study.state, to_state, actor=actor, reason=reason)
+
+    def _note(
+        self, connection: Connection, study_id: int, from_state: str, to_state: State, *, actor: str, reason: str
+    ) -> None:
+        """Append an event."""
+        connection.execute(
+            insert(schema.event).values(
+                study_id=study_id,
+                at=self._clock(),
+                actor=actor,
+                from_state=from_state,
+                to_state=to_state,
+                reason=reason,
+            )
+        )
+
+    def _arm(self, connection: Connection, study_id: int, stage: Stage, bundle_digest: str = "") -> Job:
+        """Make the stage's job ready: a new one, or the one from before a requeue, under a higher fence."""
+        fresh = {
+            "state": JobState.READY,
+            "attempts": 0,
+            "leased_at": None,
+            "lease_until": None,
+            "not_before": self._clock(),
+            "bundle_digest": bundle_digest,
+            "last_error": "",
+        }
+        statement = (
+            self._database.insert(schema.job)
+            .values(study_id=study_id, stage=stage, fence=0, **fresh)
+            .on_conflict_do_update(
+                index_elements=["study_id", "stage"], set_={**fresh, "fence": schema.job.c.fence + 1}
+            )
+            .returning(schema.job)
+        )
+        return to_job(connection.execute(statement).one())
+
+    def _close_jobs(self, connection: Connection, study_id: int, error: str) -> None:
+        """End the unfinished jobs of a study; whoever works on one finds its fence stale."""
+        connection.execute(
+            update(schema.job)
+            .where(
+                schema.job.c.study_id == study_id,
+                schema.job.c.state.in_([JobState.READY, JobState.LEASED]),
+            )
+            .values(
+                state=JobState.FAILED, leased_at=None, lease_until=None, fence=schema.job.c.fence + 1, last_error=error
+            )
+        )
+
+    def _fail(self, connection: Connection, held: Held, error: str) -> None:
+        """End a job and its study as failed; one that is unsuitable stays so, only its report is missing."""
+        job, study = held
+        connection.execute(
+            update(schema.job)
+            .where(schema.job.c.id == job.id)
+            .values(state=JobState.FAILED, leased_at=None, lease_until=None, last_error=error)
+        )
+        if study.state is State.UNSUITABLE:
+            reason = f"its report failed: {error}"
+            self._note(connection, study.id, study.state, study.state, actor=job.stage, reason=reason)
+        else:
+            self._move(connection, study, State.FAILED, actor=job.stage, reason=f"{job.stage}: {error}")
+
+    def _deliver_if_proved(self, connection: Connection, study_id: int) -> None:
+        """A reported study is delivered when every destination that still should has proved that it holds it."""
+        study = self._lock_study(connection, study_id)
+        states = set(connection.scalars(select(schema.outbox.c.state).where(schema.outbox.c.study_id == study_id)))
+        proved = OutboxState.COMMITTED in states and states <= {OutboxState.COMMITTED, OutboxState.DISCARDED}
+        if study.state is State.REPORTED and proved:
+            self._move(connection, study, State.DELIVERED, actor="deliver", reason="")

@@ -1,0 +1,100 @@
+"""What people do to studies; each is an event that names them."""
+
+from typing import Any
+
+from sqlalchemy import Connection, update
+
+from triage.errors import ForbiddenTransitionError, LedgerError
+from triage.ledger import schema
+from triage.ledger.base import Room
+from triage.ledger.records import OutboxState, State, Study
+from triage.messages import Stage
+
+_ENDED_BADLY = (State.FAILED, State.UNSUITABLE)
+
+
+class Operator(Room):
+    """The operator's and the reader's hands. All act on a study's current revision.
+
+    Each method raises `NotFoundError` if the study is unknown.
+    """
+
+    def requeue(self, study_instance_uid: str, actor: str) -> Study:
+        """Work on a failed or unsuitable study again, from the start, with its attempts counted from zero.
+
+        Raises
+        ------
+        ForbiddenTransitionError
+            If it is neither.
+        """
+        with self._database.write() as connection:
+            study = self._known_current(connection, study_instance_uid)
+            if study.state not in _ENDED_BADLY:
+                raise ForbiddenTransitionError(f"a study that is {study.state} cannot be requeued")
+            self._move(connection, study, State.COMPLETE, actor=actor, reason="requeued", score=None)
+            self._close_jobs(connection, study.id, "requeued")
+            self._arm(connection, study.id, Stage.PREPARE)
+            return self._get_study(connection, study.id)
+
+    def discard(self, study_instance_uid: str, actor: str, reason: str) -> Study:
+        """Take a study off the worklist for good; nothing more of it is worked on or sent.
+
+        A later object brings it back as a new revision.
+
+        Raises
+        ------
+        ForbiddenTransitionError
+            If it is discarded already.
+        """
+        with self._database.write() as connection:
+            study = self._known_current(connection, study_instance_uid)
+            self._move(connection, study, State.DISCARDED, actor=actor, reason=reason)
+            self._close_jobs(connection, study.id, "discarded")
+            connection.execute(
+                update(schema.outbox)
+                .where(
+                    schema.outbox.c.study_id == study.id,
+                    schema.outbox.c.state.in_([OutboxState.PENDING, OutboxState.DEAD]),
+                )
+                .values(state=OutboxState.DISCARDED)
+            )
+            return self._get_study(connection, study.id)
+
+    def stat(self, study_instance_uid: str, actor: str, on: bool = True) -> Study:
+        """Put a study before all others, or no longer."""
+        with self._database.write() as connection:
+            study = self._known_current(connection, study_instance_uid)
+            return self._mark(connection, study, actor, "STAT" if on else "no longer STAT", stat=on)
+
+    def claim(self, study_instance_uid: str, actor: str) -> Study:
+        """Note that somebody is reading a study.
+
+        Raises
+        ------
+        LedgerError
+            If somebody else is.
+        """
+        with self._database.write() as connection:
+            study = self._known_current(connection, study_instance_uid)
+            if study.claimed_by not in ("", actor):
+                raise LedgerError("somebody else is reading this study", remedy="release it first")
+            return self._mark(connection, study, actor, "claimed", claimed_by=actor)
+
+    def release(self, study_instance_uid: str, actor: str) -> Study:
+        """Note that nobody is reading a study; anybody may, so that a forgotten claim blocks nobody."""
+        with self._database.write() as connection:
+            study = self._known_current(connection, study_instance_uid)
+            return self._mark(connection, study, actor, "released", claimed_by="")
+
+    def mark_read(self, study_instance_uid: str, actor: str) -> Study:
+        """Note that a study has been read; it leaves the worklist unless a later object brings a new revision."""
+        with self._database.write() as connection:
+            study = self._known_current(connection, study_instance_uid)
+            return self._mark(connection, study, actor, "read", read_at=study.read_at or self._clock())
+
+    def _mark(self, connection: Connection, study: Study, actor: str, what: str, **values: Any) -> Study:
+        """Set columns other than the state. Nothing is noted if that changes nothing (a button pressed twice)."""
+        if any(getattr(study, name) != value for name, value in values.items()):
+            connection.execute(update(schema.study).where(schema.study.c.id == study.id).values(**values))
+            self._note(connection, study.id, study.state, study.state, actor=actor, reason=what)
+        return self._get_study(connection, study.id)

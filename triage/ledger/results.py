@@ -1,0 +1,186 @@
+"""What came of the work: every result names the fence under which its job was leased.
+
+If the job has been leased again, finished or requeued since, or its study superseded or discarded, the result is
+stale and nothing happens.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from triage.errors import NotFoundError
+from triage.ledger import schema
+from triage.ledger.base import Room, to_instance
+from triage.ledger.reception import held_instances
+from triage.ledger.records import Instance, Job, JobState, OutboxNew, OutboxState, State, Study
+from triage.messages import Priority, Score, Stage
+
+# What a study without a score shows: not what an earlier revision had.
+_NO_SCORE: dict[str, Any] = {"priority": None, "percentile": None, "log_posterior": None}
+
+
+class Results(Room):
+    """What the workers' results do to the ledger."""
+
+    def prepared(
+        self, job_id: int, fence: int, bundle_digest: str, source_sop_instance_uids: Sequence[str]
+    ) -> Job | None:
+        """Take the end of a PREPARE job: the study is scoring, its SCORE job ready.
+
+        Returns
+        -------
+        Job or None
+            The SCORE job; None if the lease is stale.
+
+        Raises
+        ------
+        NotFoundError
+            If a source isn't an object of the study.
+        """
+        with self._held(job_id, fence, Stage.PREPARE) as (connection, held):
+            if held is None:
+                return None
+            job, study = held
+            if study.state is State.COMPLETE:  # a worker that didn't call start
+                self._move(connection, study, State.PREPARING, actor="prepare", reason="")
+                study = self._lock_study(connection, study.id)
+            _replace_sources(connection, study, source_sop_instance_uids)
+            _finish(connection, job, bundle_digest)
+            self._move(connection, study, State.SCORING, actor="prepare", reason="")
+            return self._arm(connection, study.id, Stage.SCORE, bundle_digest)
+
+    def scored(
+        self,
+        job_id: int,
+        fence: int,
+        score: Score,
+        priority: Priority | None,
+        *,
+        report_not_scored: bool = False,
+    ) -> Job | None:
+        """Take a score: the study is scored and its REPORT job ready.
+
+        A score that says ``not_scored`` makes the study unsuitable, without a priority; it then gets a REPORT job
+        only with `report_not_scored`.
+
+        Returns
+        -------
+        Job or None
+            The REPORT job; None if the lease is stale or nothing is to be reported.
+        """
+        with self._held(job_id, fence, Stage.SCORE) as (connection, held):
+            if held is None:
+                return None
+            job, study = held
+            _finish(connection, job, job.bundle_digest)
+            to_state = State.UNSUITABLE if score.not_scored else State.SCORED
+            values = _score_columns(score, priority)
+            self._move(connection, study, to_state, actor="score", reason=score.not_scored, **values)
+            if score.not_scored and not report_not_scored:
+                return None
+            return self._arm(connection, study.id, Stage.REPORT, job.bundle_digest)
+
+    def unsuitable(self, job_id: int, fence: int, reason: str, report: bool = False) -> Job | None:
+        """Take the gate's no: the study is unsuitable, for a reason that a radiographer reads.
+
+        Returns
+        -------
+        Job or None
+            With `report`, the REPORT job; None otherwise, and if the lease is stale.
+        """
+        with self._held(job_id, fence, Stage.PREPARE, Stage.SCORE) as (connection, held):
+            if held is None:
+                return None
+            job, study = held
+            _finish(connection, job, job.bundle_digest)
+            self._move(connection, study, State.UNSUITABLE, actor=job.stage, reason=reason, **_NO_SCORE)
+            return self._arm(connection, study.id, Stage.REPORT) if report else None
+
+    def reported(
+        self, job_id: int, fence: int, items: Sequence[OutboxNew], *, result_sop_instance_uid: str = ""
+    ) -> bool:
+        """Take the reports of a REPORT job into the outbox; a scored study is reported, an unsuitable one stays.
+
+        Parameters
+        ----------
+        items : sequence of OutboxNew
+            One per destination; one that is in the outbox already is left as it is. An empty destination means
+            that the report goes nowhere: no row is made.
+        result_sop_instance_uid : str, optional
+            The result to show; by default the first item's.
+
+        Returns
+        -------
+        bool
+            False if the lease is stale (then nothing is done).
+        """
+        with self._held(job_id, fence, Stage.REPORT) as (connection, held):
+            if held is None:
+                return False
+            job, study = held
+            now = self._clock()
+            _finish(connection, job, job.bundle_digest)
+            for item in (item for item in items if item.destination):
+                connection.execute(
+                    self._database.insert(schema.outbox)
+                    .values(
+                        study_id=study.id,
+                        state=OutboxState.PENDING,
+                        attempts=0,
+                        next_try_at=now,
+                        **asdict(item),
+                    )
+                    .on_conflict_do_nothing(index_elements=["destination", "sop_instance_uid"])
+                )
+            uid = result_sop_instance_uid or next((item.sop_instance_uid for item in items), "")
+            values = {"result_sop_instance_uid": uid, "reported_at": now}
+            if study.state is State.SCORED:
+                self._move(connection, study, State.REPORTED, actor="report", reason="", **values)
+                self._deliver_if_proved(connection, study.id)
+            else:
+                connection.execute(update(schema.study).where(schema.study.c.id == study.id).values(**values))
+        return True
+
+    def sources_of(self, study_id: int) -> list[Instance]:
+        """Return the objects that the model input was made of, in the order that `prepared` got them in."""
+        query = (
+            select(schema.instance)
+            .join(schema.source, schema.source.c.instance_id == schema.instance.c.id)
+            .where(schema.source.c.study_id == study_id)
+            .order_by(schema.source.c.position)
+        )
+        with self._database.read() as connection:
+            return [to_instance(row) for row in connection.execute(query)]
+
+
+def _finish(connection: Connection, job: Job, bundle_digest: str) -> None:
+    connection.execute(
+        update(schema.job)
+        .where(schema.job.c.id == job.id)
+        .values(state=JobState.DONE, leased_at=None, lease_until=None, last_error="", bundle_digest=bundle_digest)
+    )
+
+
+def _score_columns(score: Score, priority: Priority | None) -> dict[str, Any]:
+    columns: dict[str, Any] = {"score": json.dumps(score.to_wire())}
+    if score.not_scored:
+        return columns | _NO_SCORE
+    finite = {"percentile": score.percentile, "log_posterior": score.log_posterior}
+    return columns | {"priority": priority} | {k: v if math.isfinite(v) else None for k, v in finite.items()}
+
+
+def _replace_sources(connection: Connection, study: Study, sop_instance_uids: Sequence[str]) -> None:
+    ids = {row.sop_instance_uid: row.id for row in connection.execute(held_instances(study))}
+    if not set(sop_instance_uids) <= ids.keys():
+        raise NotFoundError(f"a source is not an object of study {study.id}")
+    connection.execute(delete(schema.source).where(schema.source.c.study_id == study.id))
+    rows = [
+        {"study_id": study.id, "instance_id": ids[uid], "position": position}
+        for position, uid in enumerate(sop_instance_uids)
+    ]
+    if rows:
+        connection.execute(insert(schema.source), rows)

@@ -1,0 +1,146 @@
+"""What ``bundle.toml`` says: a bundle's input grid, transform, flows and origin; nothing unknown is accepted."""
+
+from math import prod
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Size = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=2, max_length=3)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Preprocessing(_Part):
+    """The grid onto which a study is brought before it is sent to be scored.
+
+    Attributes
+    ----------
+    size : tuple of int
+        (H, W) pixels for CXR, (D, H, W) voxels for BCT.
+    spacing_mm : tuple of float or None
+        BCT: distance of voxel centres, mm, in the order of ``size``; the grid is centred on the head.
+    grey_levels : int
+        Pixels are integers from 0 to ``grey_levels - 1``.
+    hu_offset : int
+        BCT: pixel = clip(HU + hu_offset, 0, grey_levels - 1) (paper, equation 4).
+    """
+
+    size: Size
+    spacing_mm: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    grey_levels: int = Field(ge=2, le=256)
+    hu_offset: int = 14
+
+    @model_validator(mode="after")
+    def _spacing_fits(self) -> Self:
+        if self.spacing_mm is not None and len(self.spacing_mm) != len(self.size):
+            raise ValueError("spacing_mm needs one number for each axis of size")
+        return self
+
+
+class InputTransform(_Part):
+    """What is done to the grid's grey values before the flows see them; in this order.
+
+    Attributes
+    ----------
+    clip : int or None
+        Grey values above it are set to it.
+    pool : tuple of int
+        Mean over blocks of this shape; sets the flows' grid to ``size / pool``.
+    standardise : bool
+        Give every image the same mean and spread.
+    spread : float
+        Standard deviation after ``standardise``, as a share of the whole grey scale.
+    """
+
+    clip: int | None = None
+    pool: tuple[Annotated[int, Field(ge=1)], ...] = (1, 1)
+    standardise: bool = False
+    spread: float = Field(0.2, gt=0, le=1)
+
+
+class Architecture(_Part):
+    """The shape of both flows: Glow (arXiv:1807.03039) with a fixed N(0, 1) prior, in two or three dimensions.
+
+    Attributes
+    ----------
+    size : tuple of int
+        The flows' grid, (H, W) or (D, H, W).
+    grey_levels : int
+        n: the flows see integers from 0 to n - 1.
+    depth : int
+        Steps per level, K.
+    widths : tuple of int
+        Hidden channels of the couplings, one number a level; its length is the number of levels, L.
+    """
+
+    kind: Literal["glow"] = "glow"
+    size: Size
+    grey_levels: int = Field(ge=2, le=256)
+    depth: int = Field(ge=1, le=64)
+    widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1, max_length=12)
+
+    @property
+    def levels(self) -> int:
+        """The number of levels, L."""
+        return len(self.widths)
+
+    @property
+    def dimensions(self) -> int:
+        """The number of pixels or voxels, D."""
+        return prod(self.size)
+
+    @model_validator(mode="after")
+    def _size_divides(self) -> Self:
+        if any(n % 2**self.levels for n in self.size):
+            raise ValueError(f"every axis of size must be a multiple of {2**self.levels} for {self.levels} levels")
+        return self
+
+
+class DataSource(_Part):
+    """Images that a bundle was made from."""
+
+    name: str
+    licence: str
+    credit: str
+
+
+class Training(_Part):
+    """How a bundle was made."""
+
+    preset: str
+    seed: int
+    images_normal: int = Field(ge=0)
+    images_mixture: int = Field(ge=0)
+    bits_per_dim_normal: float
+    bits_per_dim_mixture: float
+    made_with: str
+    data: tuple[DataSource, ...] = ()
+
+
+class Manifest(_Part):
+    """``bundle.toml``."""
+
+    format: Literal[1] = 1
+    name: Name
+    version: Name
+    modality: Literal["CXR", "BCT"]
+    summary: str = ""
+    preprocessing: Preprocessing
+    transform: InputTransform = InputTransform()
+    architecture: Architecture
+    training: Training
+
+    @model_validator(mode="after")
+    def _grids_fit(self) -> Self:
+        axes = 2 if self.modality == "CXR" else 3
+        size, pool = self.preprocessing.size, self.transform.pool
+        if not len(size) == len(pool) == len(self.architecture.size) == axes:
+            raise ValueError(f"a {self.modality} bundle has grids of {axes} axes")
+        if self.modality == "BCT" and self.preprocessing.spacing_mm is None:
+            raise ValueError("a BCT bundle needs preprocessing.spacing_mm")
+        if any(n != m * f for n, m, f in zip(size, self.architecture.size, pool, strict=True)):
+            raise ValueError("preprocessing.size is not architecture.size times transform.pool")
+        return self

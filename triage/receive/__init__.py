@@ -1,0 +1,1 @@
+"""Reception: C-ECHO and C-STORE; an object is durable and in the ledger before its sender is told 0x0000."""

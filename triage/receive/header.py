@@ -1,0 +1,216 @@
+"""What the node reads from an object as it comes in: the identifiers, nothing else, no pixel decoded."""
+
+import mmap
+import re
+import tempfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pydicom.charset import decode_bytes, python_encoding
+from pydicom.uid import UID
+from pydicom.valuerep import TEXT_VR_DELIMS
+
+from triage.errors import InvalidUIDError, MismatchedObjectError, UnparsableObjectError
+from triage.receive.walk import Walker
+from triage.uids import checked_uid
+
+SPECIFIC_CHARACTER_SET = 0x00080005
+SOP_CLASS_UID = 0x00080016
+SOP_INSTANCE_UID = 0x00080018
+STUDY_DATE = 0x00080020
+ACCESSION_NUMBER = 0x00080050
+MODALITY = 0x00080060
+STUDY_DESCRIPTION = 0x00081030
+PATIENT_NAME = 0x00100010
+PATIENT_ID = 0x00100020
+STUDY_INSTANCE_UID = 0x0020000D
+SERIES_INSTANCE_UID = 0x0020000E
+WANTED = frozenset(
+    {
+        SPECIFIC_CHARACTER_SET,
+        SOP_CLASS_UID,
+        SOP_INSTANCE_UID,
+        STUDY_DATE,
+        ACCESSION_NUMBER,
+        MODALITY,
+        STUDY_DESCRIPTION,
+        PATIENT_NAME,
+        PATIENT_ID,
+        STUDY_INSTANCE_UID,
+        SERIES_INSTANCE_UID,
+    }
+)
+INFLATE_STEP = 1 << 20
+# A deflated data set that grows beyond this is an attack, not an image.
+MAX_INFLATED = 4 << 30
+# Three component groups of 64 characters and their delimiters (PS3.5 section 6.2, PN); nothing is longer.
+MAX_TEXT = 200
+ESCAPE = b"\x1b"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """The identifiers of one object; texts are decoded, trimmed, free of control characters, maybe empty."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    modality: str
+    patient_name: str
+    patient_id: str
+    accession_number: str
+    study_date: str
+    study_description: str
+
+    def check_command(self, sop_class_uid: str, sop_instance_uid: str) -> None:
+        """Compare with what the C-STORE command said.
+
+        Raises
+        ------
+        MismatchedObjectError
+            If SOP class or instance differ.
+        """
+        if self.sop_class_uid != sop_class_uid:
+            raise MismatchedObjectError("the data set's SOP Class UID differs from the command's")
+        if self.sop_instance_uid != sop_instance_uid:
+            raise MismatchedObjectError("the data set's SOP Instance UID differs from the command's")
+
+
+def read_header(path: Path, offset: int, transfer_syntax_uid: str) -> Header:
+    """Read the identifiers of the data set in a file, and check that it can be walked to its end.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    offset : int
+        Where the data set begins, bytes.
+    transfer_syntax_uid : str
+        How it is encoded.
+
+    Raises
+    ------
+    UnparsableObjectError
+        If it is truncated or makes no sense.
+    InvalidUIDError
+        If study or series have no UID, or no UID that breaks no rule.
+    MismatchedObjectError
+        If it doesn't say its SOP class or instance: then neither is what the command said.
+    """
+    with path.open("rb") as file:
+        values = _find(file, offset, UID(transfer_syntax_uid), path.parent)
+    encodings = _encodings(values.get(SPECIFIC_CHARACTER_SET, b""))
+
+    def text(tag: int) -> str:
+        return _text(values.get(tag, b""), encodings)
+
+    return Header(
+        sop_class_uid=_own_uid(values, SOP_CLASS_UID, "SOP Class UID"),
+        sop_instance_uid=_own_uid(values, SOP_INSTANCE_UID, "SOP Instance UID"),
+        study_instance_uid=_uid(values, STUDY_INSTANCE_UID, "Study Instance UID"),
+        series_instance_uid=_uid(values, SERIES_INSTANCE_UID, "Series Instance UID"),
+        modality=re.sub(r"[^A-Z0-9_ ]", "", text(MODALITY).upper())[:16],
+        patient_name=text(PATIENT_NAME),
+        patient_id=text(PATIENT_ID),
+        accession_number=text(ACCESSION_NUMBER),
+        study_date=re.sub(r"[^0-9]", "", text(STUDY_DATE))[:8],
+        study_description=text(STUDY_DESCRIPTION),
+    )
+
+
+def _find(file: IO[bytes], offset: int, syntax: UID, scratch: Path) -> dict[int, bytes]:
+    """Return the wanted values; a deflated data set is inflated into a nameless file in `scratch` first."""
+    if not syntax.is_deflated:
+        return _find_mapped(file, offset, syntax)
+    with tempfile.TemporaryFile(dir=scratch) as inflated:
+        file.seek(offset)
+        _inflate(file, inflated)
+        return _find_mapped(inflated, 0, syntax)
+
+
+def _find_mapped(file: IO[bytes], offset: int, syntax: UID) -> dict[int, bytes]:
+    try:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except ValueError as error:
+        raise UnparsableObjectError("the data set is empty") from error
+    with mapped:
+        walker = Walker(mapped, explicit=not syntax.is_implicit_VR, little=syntax.is_little_endian, start=offset)
+        return walker.find(WANTED)
+
+
+def _inflate(source: IO[bytes], target: IO[bytes]) -> None:
+    """Inflate a raw deflate stream (PS3.5 annex A.5), a step at a time."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    size = 0
+    try:
+        while not inflater.eof:
+            chunk = inflater.unconsumed_tail or source.read(INFLATE_STEP)
+            if not chunk:
+                break
+            size += target.write(inflater.decompress(chunk, INFLATE_STEP))
+            if size > MAX_INFLATED:
+                raise UnparsableObjectError("the deflated data set is too large")
+    except zlib.error as error:
+        raise UnparsableObjectError("the deflated data set is damaged") from error
+    if not inflater.eof:
+        raise UnparsableObjectError("the deflated data set is truncated")
+    target.flush()
+
+
+def _raw_uid(values: dict[int, bytes], tag: int) -> str:
+    return values.get(tag, b"").decode("ascii", errors="replace").rstrip("\0 ")
+
+
+def _own_uid(values: dict[int, bytes], tag: int, name: str) -> str:
+    raw = _raw_uid(values, tag)
+    if not raw:
+        raise MismatchedObjectError(f"the data set has no {name}")
+    return raw
+
+
+def _uid(values: dict[int, bytes], tag: int, name: str) -> str:
+    raw = _raw_uid(values, tag)
+    if not raw:
+        raise InvalidUIDError(f"the data set has no {name}")
+    try:
+        return checked_uid(raw)
+    except InvalidUIDError as error:
+        # The value itself stays out of the message: it goes into logs and to the sender.
+        raise InvalidUIDError(f"the data set's {name} breaks the rules of UIDs") from error
+
+
+def _encodings(raw: bytes) -> list[str]:
+    """Return Python's names of the declared character sets; unknown ones are passed over (PS3.3 C.12.1.1.2)."""
+    terms = (term.strip() for term in raw.decode("ascii", errors="replace").rstrip("\0 ").split("\\"))
+    names = [python_encoding[term] for term in terms if term in python_encoding]
+    return [name for name in names if name != "iso8859"] if len(names) == 1 else names
+
+
+def _text(raw: bytes, encodings: list[str]) -> str:
+    """Decode a text as well as can be: a name that cannot be read right is no reason to refuse an image."""
+    raw = raw.strip(b"\0 ")
+    if ESCAPE in raw and encodings:
+        # Code extensions switch between character sets within a value.
+        try:
+            return _printable(decode_bytes(raw, encodings, TEXT_VR_DELIMS | {ord("^"), ord("=")}))
+        except (LookupError, ValueError):
+            pass
+    return _printable(_plain_text(raw, [*encodings[:1], "utf-8", "latin-1"]))
+
+
+def _plain_text(raw: bytes, encodings: Iterable[str]) -> str:
+    for encoding in encodings:
+        try:
+            return raw.decode(encoding)
+        except (LookupError, UnicodeDecodeError):
+            continue
+    return raw.decode("ascii", errors="replace")
+
+
+def _printable(text: str) -> str:
+    """Without control characters: a NUL is refused by PostgreSQL, a line break forges a log line."""
+    return "".join(c for c in text if c.isprintable())[:MAX_TEXT].strip()

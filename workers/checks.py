@@ -1,0 +1,42 @@
+"""The doctor's checks of the workers' side: decoders, devices, weights."""
+
+from collections.abc import Iterator
+
+import torch
+
+from triage.bundles import find_bundle
+from triage.config import Configuration
+from triage.errors import BundleError
+from workers.flows.engine import Engine
+from workers.images.decoders import decoders_self_test
+
+Row = tuple[str, str, str, str]
+
+
+def decoders(config: Configuration) -> Iterator[Row]:
+    """Decode a small sample in every transfer syntax that the node accepts."""
+    del config  # the same for every configuration
+    results = decoders_self_test()
+    broken = [(name, detail) for name, ok, detail in results if not ok]
+    for name, detail in broken:
+        yield f"decoder {name}", "failed", detail, "install triage-node again with all its dependencies"
+    if not broken:
+        yield "decoders", "ok", f"all {len(results)} transfer syntaxes decoded", ""
+
+
+def device(config: Configuration) -> Iterator[Row]:
+    """Look at the device that the score worker would use, and load every active model on it."""
+    asked = config.worker.device
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        yield "device", "failed", f"{asked}: torch sees no CUDA device", 'set worker.device = "auto" or "cpu"'
+        return
+    yield "device", "ok", f"{name} (torch {torch.__version__}, {torch.get_num_threads()} threads)", ""
+    for modality in ("CXR", "BCT"):
+        try:
+            bundle = find_bundle(config.models, modality)
+            if bundle is not None:
+                Engine(bundle, asked)
+                yield f"weights {modality}", "ok", f"{bundle.name} loads on {name}", ""
+        except BundleError as exc:
+            yield f"weights {modality}", "failed", exc.message, exc.remedy

@@ -1,0 +1,1 @@
+"""The flows: two Glows and what is computed from them."""

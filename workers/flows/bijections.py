@@ -1,0 +1,239 @@
+"""The bijections of Glow, in two and three dimensions.
+
+One contract: ``forward(x)`` returns ``(z, ladj)``, ``inverse(z)`` returns ``x``. ``x`` and ``z`` are (N, C, H, W) or
+(N, C, D, H, W); ``ladj`` is ln |det dz/dx| of each image, shape (N,), nats, always float64: the sums run over up to
+a million terms, which float32 doesn't carry.
+
+References
+----------
+Kingma & Dhariwal 2018, arXiv:1807.03039, and its code (github.com/openai/glow), from which the edge channel, the
+interleaved shift and scale and the log-scale factor 3 are taken. The scale is that of the paper's section 3.2.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LOG_SCALE_FACTOR = 3.0
+# A channel that is nearly constant over the images of the initialisation must not be blown up to unit variance.
+MIN_INITIAL_SPREAD = 1e-2
+
+_CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
+
+
+def sites(x: Tensor) -> int:
+    """Return the number of pixels or voxels of each channel."""
+    return math.prod(x.shape[2:])
+
+
+def total(x: Tensor) -> Tensor:
+    """Return each image's sum in float64, shape (N,)."""
+    return x.flatten(1).sum(1, dtype=torch.float64)
+
+
+def _per_channel(parameter: Tensor, x: Tensor) -> Tensor:
+    return parameter.view(1, -1, *(1,) * (x.dim() - 2))
+
+
+class ActNorm(nn.Module):
+    """Per-channel shift and scale, z = (x + b) exp(3 logs)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.logs = nn.Parameter(torch.zeros(channels))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        """Set b and logs so that ``x`` comes out with mean 0 and variance 1 per channel (data-dependent)."""
+        axes = [0, *range(2, x.dim())]
+        mean = x.double().mean(axes)
+        spread = x.double().var(axes, correction=0).sqrt().clamp_min(MIN_INITIAL_SPREAD)
+        self.bias.copy_(-mean)
+        self.logs.copy_(-torch.log(spread + 1e-6) / LOG_SCALE_FACTOR)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (z, ladj)."""
+        ladj = sites(x) * LOG_SCALE_FACTOR * self.logs.sum(dtype=torch.float64)
+        z = (x + _per_channel(self.bias, x)) * _per_channel(torch.exp(LOG_SCALE_FACTOR * self.logs), x)
+        return z, ladj.expand(len(x))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return x."""
+        return z * _per_channel(torch.exp(-LOG_SCALE_FACTOR * self.logs), z) - _per_channel(self.bias, z)
+
+
+class InvertibleConvolution(nn.Module):
+    """1x1(x1) convolution by W = P L (U + diag(sign exp(log_s))), initially a random rotation."""
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, channels: int, generator: torch.Generator) -> None:
+        super().__init__()
+        noise = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
+        permutation, lower, upper = torch.linalg.lu(torch.linalg.qr(noise)[0])
+        diagonal = upper.diagonal()
+        self.register_buffer("permutation", permutation.float())
+        self.register_buffer("sign", diagonal.sign().float())
+        self.lower = nn.Parameter(lower.tril(-1).float())
+        self.upper = nn.Parameter(upper.triu(1).float())
+        self.log_s = nn.Parameter(diagonal.abs().log().float())
+
+    def weight(self) -> Tensor:
+        """Return W, shape (C, C), float64 (it is small, and its inverse is needed)."""
+        eye = torch.eye(len(self.log_s), dtype=torch.float64, device=self.log_s.device)
+        lower = self.lower.double().tril(-1) + eye
+        upper = self.upper.double().triu(1) + torch.diag(self.sign.double() * self.log_s.double().exp())
+        return self.permutation.double() @ lower @ upper
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (z, ladj)."""
+        ladj = sites(x) * self.log_s.sum(dtype=torch.float64)
+        return _mix_channels(x, self.weight()), ladj.expand(len(x))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return x."""
+        return _mix_channels(z, torch.linalg.inv(self.weight()))
+
+
+def _mix_channels(x: Tensor, weight: Tensor) -> Tensor:
+    kernel = weight.to(x.dtype).view(*weight.shape, *(1,) * (x.dim() - 2))
+    z: Tensor = _CONVOLUTIONS[x.dim() - 2](x, kernel)
+    return z
+
+
+class EdgeConvolution(nn.Module):
+    """3x3(x3) convolution that sees where the image ends: a channel that is 1 on the padding and 0 inside."""
+
+    def __init__(self, dim: int, channels_in: int, channels_out: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        shape = (channels_out, channels_in + 1, *(3,) * dim)
+        weight = torch.zeros(shape) if generator is None else 0.05 * torch.randn(shape, generator=generator)
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolved image, of the same size."""
+        convolve = _CONVOLUTIONS[x.dim() - 2]
+        inner, edge = self.weight[:, :-1], self.weight[:, -1:]
+        # The edge channel is the same for every image: convolve it once, and add.
+        margin = functional.pad(x.new_zeros(1, 1, *x.shape[2:]), (1, 1) * (x.dim() - 2), value=1.0)
+        return convolve(x, inner, padding=1) + convolve(margin, edge)
+
+
+class CouplingNet(nn.Module):
+    """The couplings' network: conv3, actnorm, relu, conv1, actnorm, relu, conv3 that starts at zero."""
+
+    def __init__(self, dim: int, channels_in: int, channels_out: int, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.conv1 = EdgeConvolution(dim, channels_in, width, generator)
+        self.norm1 = ActNorm(width)
+        self.conv2 = nn.Parameter(0.05 * torch.randn(width, width, *(1,) * dim, generator=generator))
+        self.norm2 = ActNorm(width)
+        self.conv3 = EdgeConvolution(dim, width, channels_out, None)
+        self.bias = nn.Parameter(torch.zeros(channels_out))
+        self.logs = nn.Parameter(torch.zeros(channels_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return h, shape (N, channels_out, …)."""
+        h = functional.relu(self.norm1(self.conv1(x))[0])
+        h = functional.relu(self.norm2(_CONVOLUTIONS[x.dim() - 2](h, self.conv2))[0])
+        h = self.conv3(h) + _per_channel(self.bias, x)
+        scaled: Tensor = h * _per_channel(torch.exp(LOG_SCALE_FACTOR * self.logs), x)
+        return scaled
+
+
+class AffineCoupling(nn.Module):
+    """z2 = (x2 + t(x1)) s(x1), z1 = x1, with s = sigmoid(a - 0.1) + 0.6 in (0.6, 1.6)."""
+
+    def __init__(self, dim: int, channels: int, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        first = channels // 2
+        self.net = CouplingNet(dim, first, 2 * (channels - first), width, generator)
+
+    def _shift_and_scale(self, x1: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.net(x1)
+        return h[:, 0::2], torch.sigmoid(h[:, 1::2] - 0.1) + 0.6
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (z, ladj)."""
+        first = x.shape[1] // 2
+        x1, x2 = x[:, :first], x[:, first:]
+        shift, scale = self._shift_and_scale(x1)
+        return torch.cat([x1, (x2 + shift) * scale], dim=1), total(torch.log(scale))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return x."""
+        first = z.shape[1] // 2
+        z1, z2 = z[:, :first], z[:, first:]
+        shift, scale = self._shift_and_scale(z1)
+        return torch.cat([z1, z2 / scale - shift], dim=1)
+
+
+class Squeeze(nn.Module):
+    """Blocks of 2x2(x2) become channels, in the order (c, dz, dy, dx); volume preserving."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (z, ladj); z is (N, 2^d C, …/2)."""
+        d = x.dim() - 2
+        n, c, *size = x.shape
+        blocks = x.reshape(n, c, *(m for s in size for m in (s // 2, 2)))  # (N, C, H/2, 2, W/2, 2)
+        order = [0, 1, *range(3, 3 + 2 * d, 2), *range(2, 2 + 2 * d, 2)]
+        z = blocks.permute(order).reshape(n, c * 2**d, *(s // 2 for s in size))
+        return z, x.new_zeros(n, dtype=torch.float64)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return x."""
+        d = z.dim() - 2
+        n, c, *size = z.shape
+        blocks = z.reshape(n, c // 2**d, *(2,) * d, *size)  # (N, C, 2, 2, H/2, W/2)
+        order = [0, 1, *(axis for k in range(d) for axis in (2 + d + k, 2 + k))]
+        return blocks.permute(order).reshape(n, c // 2**d, *(2 * s for s in size))
+
+
+class Step(nn.Module):
+    """One step of flow: actnorm, invertible convolution, affine coupling."""
+
+    def __init__(self, dim: int, channels: int, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.actnorm = ActNorm(channels)
+        self.convolution = InvertibleConvolution(channels, generator)
+        self.coupling = AffineCoupling(dim, channels, width, generator)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (z, ladj)."""
+        x, ladj1 = self.actnorm(x)
+        x, ladj2 = self.convolution(x)
+        z, ladj3 = self.coupling(x)
+        return z, ladj1 + ladj2 + ladj3
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return x."""
+        x: Tensor = self.actnorm.inverse(self.convolution.inverse(self.coupling.inverse(z)))
+        return x
+
+
+class Level(nn.Module):
+    """One level of the multi-scale flow: squeeze, then steps."""
+
+    def __init__(self, dim: int, channels: int, width: int, depth: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.squeeze = Squeeze()
+        self.steps = nn.ModuleList(Step(dim, channels, width, generator) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (z, ladj)."""
+        z, ladj = self.squeeze(x)
+        for step in self.steps:
+            z, part = step(z)
+            ladj = ladj + part
+        return z, ladj
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return x."""
+        for step in reversed([step for step in self.steps if isinstance(step, Step)]):
+            z = step.inverse(z)
+        return self.squeeze.inverse(z)

@@ -1,0 +1,137 @@
+"""Glow: log p(x) of an image as a sum of one part per level, and images drawn from p.
+
+References
+----------
+Kingma & Dhariwal 2018, arXiv:1807.03039; Shibata et al. 2021 (the paper), sections 2 and 3.2 and appendix B.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from triage.manifest import Architecture
+from workers.flows.bijections import ActNorm, Level, total
+
+
+class Glow(nn.Module):
+    """A multi-scale flow with a fixed N(0, 1) prior on every level's latents.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        Grid, grey levels, depth and widths.
+    seed : int
+        Of the random rotations and hidden convolutions at the start.
+    """
+
+    def __init__(self, architecture: Architecture, *, seed: int = 0) -> None:
+        super().__init__()
+        self.architecture = architecture
+        generator = torch.Generator().manual_seed(seed)
+        dim, channels = len(architecture.size), 1
+        self.levels = nn.ModuleList()
+        for width in architecture.widths:
+            channels *= 2**dim
+            self.levels.append(Level(dim, channels, width, architecture.depth, generator))
+            channels //= 2  # the first half goes on, the second is this level's latent
+
+    @property
+    def latent_shapes(self) -> list[tuple[int, ...]]:
+        """The shape (C, …) of every level's latent."""
+        size, channels, shapes = self.architecture.size, 1, []
+        for level in range(self.architecture.levels):
+            size = tuple(n // 2 for n in size)
+            channels *= 2 ** len(size)
+            if level < self.architecture.levels - 1:
+                channels //= 2
+            shapes.append((channels, *size))
+        return shapes
+
+    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Map images to latents.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            (N, 1, H, W) or (N, 1, D, H, W), values in (-1/2, 1/2).
+
+        Returns
+        -------
+        latents : list of torch.Tensor
+            One a level, finest first, of `latent_shapes`.
+        ladj : torch.Tensor
+            (N, L), float64, nats: every level's ln |det dz/dx|.
+        """
+        latents: list[Tensor] = []
+        ladjs: list[Tensor] = []
+        for level in self.levels:
+            x, ladj = level(x)
+            ladjs.append(ladj)
+            if len(ladjs) < len(self.levels):
+                x, latent = x.chunk(2, dim=1)
+                latents.append(latent)
+        return [*latents, x], torch.stack(ladjs, dim=1)
+
+    def inverse(self, latents: list[Tensor]) -> Tensor:
+        """Map latents (one a level, finest first) back to images."""
+        x, *finer = reversed(latents)
+        levels = [level for level in self.levels if isinstance(level, Level)]
+        for level in reversed(levels):
+            x = level.inverse(x)
+            if finer:
+                x = torch.cat([x, finer.pop(0)], dim=1)
+        return x
+
+    def level_parts(self, x: Tensor) -> Tensor:
+        """Return every level's part of ln p(x), (N, L), float64, nats; p is a density over (-1/2, 1/2)^D."""
+        latents, ladj = self.encode(x)
+        gaussian = [-0.5 * (total(z.square()) + z[0].numel() * math.log(2 * math.pi)) for z in latents]
+        return ladj + torch.stack(gaussian, dim=1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return ln P of integer images, (N,), float64, nats: the density times a grey level's cell, n^-D."""
+        return self.level_parts(x).sum(1) + self.cell
+
+    @property
+    def cell(self) -> float:
+        """-D ln n, nats: the logarithm of a grey level's share of (-1/2, 1/2)^D."""
+        return -self.architecture.dimensions * math.log(self.architecture.grey_levels)
+
+    @torch.no_grad()
+    def sample(self, count: int, *, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """Draw ``count`` images; ``temperature`` scales the latents' standard deviation. Returns (N, 1, …)."""
+        parameter = next(self.parameters())
+        latents = [
+            temperature * torch.randn(count, *shape, generator=generator, dtype=torch.float64).to(parameter)
+            for shape in self.latent_shapes
+        ]
+        return self.inverse(latents)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        """Data-dependent initialisation: every actnorm is set by what reaches it of ``x`` (at least 64 images)."""
+
+        def set_by_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if isinstance(module, ActNorm):
+                module.initialise(inputs[0])
+
+        handles: list[RemovableHandle] = [
+            module.register_forward_pre_hook(set_by_input) for module in self.modules() if isinstance(module, ActNorm)
+        ]
+        try:
+            self.encode(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def dequantise(grey: Tensor, grey_levels: int, noise: Tensor | float = 0.5) -> Tensor:
+    """Return x = (v + u) / n - 1/2 of integers v, with u = 1/2 (to score) or uniform noise of v's shape (to train)."""
+    return (grey + noise) / grey_levels - 0.5
+
+
+def quantise(x: Tensor, grey_levels: int) -> Tensor:
+    """Return the integers whose cells hold ``x``, uint8."""
+    return ((x + 0.5) * grey_levels).floor().clamp(0, grey_levels - 1).to(torch.uint8)

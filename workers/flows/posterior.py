@@ -1,0 +1,71 @@
+"""The two flows of a bundle as one estimator: every level's parts, and the quantities that calibration checks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from workers.flows.glow import Glow, dequantise
+
+Parts = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Log posterior of "normal" by two flows: log p(x|normal) - log p(x), up to a constant (paper, equation 3)."""
+
+    normal: Glow
+    mixture: Glow
+
+    @torch.inference_mode()
+    def level_parts(self, grey: npt.NDArray[np.uint8], *, batch: int = 32) -> tuple[Parts, Parts]:
+        """Return every level's part of ln p(x|normal) and of ln p(x).
+
+        Parameters
+        ----------
+        grey : numpy.ndarray
+            uint8, (N, …) on the flows' grid.
+        batch : int
+            Images at once.
+
+        Returns
+        -------
+        normal, mixture : numpy.ndarray
+            float64, (N, L), nats.
+        """
+        device = next(self.normal.parameters()).device
+        levels = self.normal.architecture.grey_levels
+        parts: tuple[list[Parts], list[Parts]] = ([], [])
+        for start in range(0, len(grey), batch):
+            v = torch.from_numpy(grey[start : start + batch]).to(device)
+            x = dequantise(v.unsqueeze(1).to(torch.float32), levels)  # (N, 1, …)
+            for flow, found in zip((self.normal, self.mixture), parts, strict=True):
+                found.append(flow.level_parts(x).cpu().numpy())
+        empty = np.empty((0, self.normal.architecture.levels))
+        return np.concatenate([empty, *parts[0]]), np.concatenate([empty, *parts[1]])
+
+
+def quantities(normal: Parts, mixture: Parts, pixels: npt.NDArray[np.uint8], grey_levels: int) -> dict[str, float]:
+    """Return what calibration checks of one image, by name.
+
+    Parameters
+    ----------
+    normal, mixture : numpy.ndarray
+        (L,): every level's part of the two log densities, nats.
+    pixels : numpy.ndarray
+        The image on the bundle's grid, before its input transform.
+    grey_levels : int
+        Of ``pixels``.
+    """
+    found: dict[str, float] = {}
+    for name, parts in (("normal", normal), ("mixture", mixture), ("ratio", mixture - normal)):
+        found[name] = float(parts.sum())
+        found.update({f"{name}.level{number}": float(part) for number, part in enumerate(parts, start=1)})
+    grey = pixels.astype(np.float64) / (grey_levels - 1)
+    spread = float(grey.std())
+    steps = [np.abs(np.diff(grey, axis=axis)).mean() for axis in range(-2, 0)]
+    found["input.mean"] = float(grey.mean())
+    found["input.spread"] = spread
+    found["input.detail"] = float(np.mean(steps)) / spread if spread > 0 else 0.0
+    return found

@@ -1,0 +1,40 @@
+"""From the grid that a study was brought onto to the integers that the flows see."""
+
+import numpy as np
+import numpy.typing as npt
+
+from triage.manifest import Architecture, InputTransform
+
+
+def to_flow_grid(
+    pixels: npt.NDArray[np.uint8], transform: InputTransform, architecture: Architecture, grey_levels: int
+) -> npt.NDArray[np.uint8]:
+    """Apply a bundle's input transform to one image.
+
+    Parameters
+    ----------
+    pixels : numpy.ndarray
+        uint8, the bundle's ``preprocessing.size``, values 0 to ``grey_levels - 1``.
+    transform, architecture, grey_levels
+        The bundle's; see `triage.manifest`.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, ``architecture.size``, values 0 to ``architecture.grey_levels - 1``.
+    """
+    if transform.clip is not None:
+        pixels = np.minimum(pixels, np.uint8(transform.clip))
+    grey = _pooled(pixels.astype(np.float64), transform.pool) / (grey_levels - 1)
+    if transform.standardise:
+        spread = float(grey.std())
+        # A constant image has no spread to give it; it stays mid-grey, and its calibration refuses it.
+        grey = 0.5 + (grey - grey.mean()) * (transform.spread / spread if spread > 0 else 0.0)
+    levels = architecture.grey_levels
+    return np.clip(np.floor(grey * levels), 0, levels - 1).astype(np.uint8)
+
+
+def _pooled(grey: npt.NDArray[np.float64], pool: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    blocks = grey.reshape([m for n, f in zip(grey.shape, pool, strict=True) for m in (n // f, f)])
+    pooled: npt.NDArray[np.float64] = blocks.mean(axis=tuple(range(1, 2 * len(pool), 2)))
+    return pooled

@@ -1,0 +1,148 @@
+"""Brain CT: which series of a study is scored, and that series on the model's grid."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+
+from triage.errors import NotScoredError
+from triage.messages import ModelInput
+from workers.images.frames import Frame, frames_of
+from workers.images.gate_bct import check_head
+from workers.images.resample import head_frame, on_grid
+from workers.images.sources import BCT, Grid, Prepared, Source
+from workers.images.stacks import Stack, group, stacked
+from workers.images.volume import load_volume
+
+TOMOGRAMS = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+
+MAX_OBLIQUE_DEGREES = 30.0
+FIELD_OF_VIEW_MM = (130.0, 520.0)
+MIN_COVERAGE_MM = 110.0
+PREFERRED_THICKNESS_MM = 5.0
+PREFERRED_KVP = 120.0
+
+_HEAD = re.compile(r"HEAD|BRAIN|CEREBR|CRAN|SKULL|KOPF|SCHAEDEL|SCHÄDEL|TETE|NEURO", re.IGNORECASE)
+#: Makers' names of sharp kernels. Siemens: H60s, Hr59, J70h, B70f, U90u; Canon FC30 to FC35, FC50s, FC80s; GE BONE,
+#: BONEPLUS, EDGE, LUNG, ULTRA; Philips D, E, L, YA to YD, EB, EC.
+_SHARP = re.compile(
+    r"BONE|EDGE|LUNG|ULTRA|SHARP|\b[A-Z]{1,2}[5-9]\dT?[A-Z]?\b(?<!FC6\d)|\bFC(3[0-5]|5\d|8\d)\b|^(D|E|L|Y[A-D]|E[BC])$"
+)
+_SOFT = re.compile(r"SOFT|STAND|STD|BRAIN|\b[A-Z]{1,2}[23]\d[A-Z]?\b|\bH4\d[A-Z]?\b|\bFC(2\d|6\d)\b|\bU[ABC]\b")
+
+
+class _RefusedError(NotScoredError):
+    """A stack is refused; how far it came tells which of several refusals explains the study best."""
+
+    def __init__(self, stage: int, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    stack: Stack
+    order: tuple[object, ...]
+
+
+def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepared:
+    """Choose the plain axial soft-tissue head series of a study and bring it onto the model's grid.
+
+    Stacks are refused by geometry and acquisition first; the others are tried in this order until one passes the
+    image check: soft kernel; thickness nearest 5 mm; tube voltage nearest 120 kV; described as head or brain; most
+    slices; latest; Series Instance UID.
+
+    Parameters
+    ----------
+    headers : sequence of (Source, pydicom.Dataset)
+        The study's CT instances and their headers.
+    grid : Grid
+        ``size`` is (D, H, W), ``spacing_mm`` the same order in mm.
+
+    Raises
+    ------
+    NotScoredError
+        If there is none.
+    """
+    frames: list[Frame] = []
+    refused: list[_RefusedError] = []
+    for source, ds in headers:
+        try:
+            frames.extend(frames_of(source, ds))
+        except NotScoredError as exc:
+            refused.append(_RefusedError(1, exc.message))
+    candidates = []
+    for members in group(frames):
+        try:
+            candidates.append(_candidate(members))
+        except _RefusedError as exc:
+            refused.append(exc)
+    for candidate in sorted(candidates, key=lambda c: c.order):
+        try:
+            return _prepared(candidate.stack, grid)
+        except NotScoredError as exc:
+            refused.append(_RefusedError(9, exc.message))
+    furthest = max((exc.stage for exc in refused), default=0)
+    reasons = dict.fromkeys(exc.message for exc in refused if exc.stage == furthest)
+    raise NotScoredError("; ".join(list(reasons)[:2]) or "no CT slices in the study")
+
+
+def _prepared(stack: Stack, grid: Grid) -> Prepared:
+    volume = load_volume(stack, grid)
+    frame = head_frame(volume)
+    check_head(volume, frame)
+    pixels = on_grid(volume, frame, grid)
+    first = stack.frames[0]
+    notes = [f"{len(stack.frames)} slices", f"{first.thickness_mm:g} mm"] + ([first.kernel] if first.kernel else [])
+    if stack.tilt_degrees > 0.5:
+        notes.append(f"gantry tilt of {stack.tilt_degrees:.1f} degrees corrected")
+    uids = list(dict.fromkeys(f.source.sop_instance_uid for f in stack.frames))
+    return Prepared(
+        model_input=ModelInput(modality=BCT, pixels=pixels), sources=uids, modality=BCT, notes=notes
+    )
+
+
+def _candidate(members: Sequence[Frame]) -> _Candidate:
+    """Judge a group of slices by its headers."""
+    first = members[0]
+    _check_kind(first)
+    if abs(first.normal[2]) < np.cos(np.radians(MAX_OBLIQUE_DEGREES)):
+        raise _RefusedError(3, "no axial series")
+    try:
+        stack = stacked(members)
+    except NotScoredError as exc:
+        raise _RefusedError(4 if len(members) > 1 else 2, exc.message) from exc
+    if first.contrast:
+        raise _RefusedError(5, "contrast series only")
+    if _SHARP.search(first.kernel):
+        raise _RefusedError(6, "bone kernel only")
+    sides = first.shape[0] * first.pixel_mm[0], first.shape[1] * first.pixel_mm[1]
+    if min(sides) < FIELD_OF_VIEW_MM[0] or max(sides) > FIELD_OF_VIEW_MM[1]:
+        raise _RefusedError(7, f"a field of view of {max(sides):.0f} mm does not show a head")
+    if stack.coverage_mm < MIN_COVERAGE_MM:
+        raise _RefusedError(7, f"the slices cover {stack.coverage_mm:.0f} mm only, not the whole brain")
+    order = (
+        0 if _SOFT.search(first.kernel) else 1,
+        abs((first.thickness_mm or PREFERRED_THICKNESS_MM) - PREFERRED_THICKNESS_MM),
+        abs((first.kvp or PREFERRED_KVP) - PREFERRED_KVP),
+        0 if _HEAD.search(first.description) else 1,
+        -len(stack.frames),
+        tuple(-ord(c) for c in first.when),
+        first.series,
+    )
+    return _Candidate(stack=stack, order=order)
+
+
+def _check_kind(frame: Frame) -> None:
+    """Refuse by ImageType (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1); absent is taken as an original."""
+    kind = frame.image_type.split()
+    if "LOCALIZER" in kind:
+        raise _RefusedError(1, "localizer only")
+    if "SECONDARY" in kind:
+        raise _RefusedError(2, "only images made from other images")
+    # A lossy copy of an original axial slice must call itself DERIVED; a reformat or projection says so.
+    if "DERIVED" in kind and "AXIAL" not in kind:
+        raise _RefusedError(2, "only images made from other images")

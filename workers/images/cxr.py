@@ -1,0 +1,238 @@
+"""Chest radiographs: which image of a study is scored, and that image on the model's grid."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+from pydicom import Dataset
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+)
+
+from triage.errors import NotScoredError
+from triage.messages import ModelInput
+from workers.images.borders import content_box
+from workers.images.gate_cxr import check_frontal_chest
+from workers.images.pixels import Floats, Mask, displayed
+from workers.images.sources import CXR, Grid, Prepared, Source
+
+RADIOGRAPHS = (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+)
+
+#: Smaller than this, an image is an icon or a detail, not a chest.
+MIN_SIDE_PIXELS = 96
+MAX_ASPECT = 2.0
+
+_CHEST = re.compile(r"CHEST|THORA[XK]|TORAX|LUNG|PULMO|CXR", re.IGNORECASE)
+_LATERAL = re.compile(r"\bLAT(ERAL)?\b|\bLL\b|\bRL\b|SEITLICH|PROFIL", re.IGNORECASE)
+_OBLIQUE = re.compile(r"OBLIQUE|\b(RAO|LAO|RPO|LPO|RLO|LLO)\b", re.IGNORECASE)
+_DECUBITUS = re.compile(r"DECUB|\b(RLD|LLD)\b", re.IGNORECASE)
+_FRONTAL = re.compile(r"\b(PA|AP)\b|POSTERO-?ANTERIOR|ANTERO-?POSTERIOR", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    source: Source
+    order: tuple[int, int, int, int, str]
+    view: str
+
+
+def prepare_cxr(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepared:
+    """Choose the frontal chest radiograph of a study and bring it onto the model's grid.
+
+    Of several, the first that passes the image check is taken in this order: DX for presentation before CR;
+    PA, then AP, then unnamed view; most recent; largest; SOP Instance UID.
+
+    Parameters
+    ----------
+    headers : sequence of (Source, pydicom.Dataset)
+        The study's radiographs and their headers.
+    grid : Grid
+        ``size`` is (H, W).
+
+    Raises
+    ------
+    NotScoredError
+        If none is a frontal chest radiograph for presentation.
+    """
+    candidates, reasons = [], []
+    for source, ds in headers:
+        try:
+            candidates.append(_candidate(source, ds))
+        except NotScoredError as exc:
+            reasons.append(exc.message)
+    for candidate in sorted(candidates, key=lambda c: c.order):
+        try:
+            pixels = _pixels(candidate.source, grid)
+        except NotScoredError as exc:
+            reasons.insert(0, exc.message)
+            continue
+        notes = [f"{candidate.view} view"] if candidate.view else ["view recognised by the image alone"]
+        if len(headers) > 1:
+            notes.append(f"1 of {len(headers)} radiographs")
+        model_input = ModelInput(modality=CXR, pixels=pixels)
+        return Prepared(
+            model_input=model_input, sources=[candidate.source.sop_instance_uid], modality=CXR, notes=notes
+        )
+    raise NotScoredError("; ".join(dict.fromkeys(reasons[:2])) or "no radiograph in the study")
+
+
+def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None) -> npt.NDArray[np.uint8]:
+    """Return a displayed radiograph on the model's grid; training images go through this very function.
+
+    Borders are cut off, the rest is resized to the grid without keeping its aspect ratio (as the public NIH
+    images were), and its 0.5th and 99.5th percentiles become 0 and 255.
+
+    Parameters
+    ----------
+    grey : numpy.ndarray
+        float32, shape (rows, columns), 0 black to 1 white.
+    size : tuple of int
+        (H, W).
+    padding : numpy.ndarray, optional
+        bool, the same shape as ``grey``.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (H, W), 0 to 255.
+
+    Raises
+    ------
+    NotScoredError
+        If there is nothing in the image.
+    """
+    rows, columns = content_box(grey, padding)
+    content = grey[rows, columns]
+    if min(content.shape) < MIN_SIDE_PIXELS // 2:
+        raise NotScoredError("the exposed part of the image is too small")
+    if max(content.shape) > MAX_ASPECT * min(content.shape):
+        raise NotScoredError("the exposed part of the image is not shaped like a chest")
+    resized = _resized(np.ascontiguousarray(content), size)
+    low, high = (float(v) for v in np.percentile(resized, (0.5, 99.5)))
+    if high - low < 0.02:
+        raise NotScoredError("the image is blank")
+    scaled = np.clip((resized - low) / (high - low), 0, 1)
+    return np.round(scaled * 255).astype(np.uint8)
+
+
+def _resized(image: Floats, size: tuple[int, ...]) -> Floats:
+    """Resample to (H, W), after a Gaussian whose width follows the shrink factor so that nothing aliases."""
+    shrink = [n / m for n, m in zip(image.shape, size, strict=True)]
+    itk = sitk.GetImageFromArray(image)
+    sigmas = [0.45 * factor if factor > 1 else 0.0 for factor in shrink]
+    # ITK counts axes from the fastest; a zero variance leaves an axis alone
+    variances = [max(sigma, 1e-3) ** 2 for sigma in reversed(sigmas)]
+    if any(sigmas):
+        itk = sitk.DiscreteGaussian(itk, variances, 64, 0.01, False)
+    itk.SetOrigin([0.5, 0.5])
+    grid = sitk.Image(size[1], size[0], sitk.sitkFloat32)
+    grid.SetSpacing([shrink[1], shrink[0]])
+    grid.SetOrigin([shrink[1] / 2, shrink[0] / 2])
+    smooth = sitk.Resample(itk, grid, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32, True)
+    resized: Floats = sitk.GetArrayFromImage(smooth)
+    return resized
+
+
+def _pixels(source: Source, grid: Grid) -> npt.NDArray[np.uint8]:
+    grey, padding = displayed(source.dataset())
+    tensor = cxr_tensor(grey, grid.size, padding)
+    check_frontal_chest(tensor)
+    return tensor
+
+
+def _candidate(source: Source, ds: Dataset) -> _Candidate:
+    """Judge a radiograph by its header."""
+    if str(ds.get("QualityControlImage", "")).upper() == "YES":
+        raise NotScoredError("quality control image")
+    for_processing = ds.get("SOPClassUID") == DigitalXRayImageStorageForProcessing
+    if for_processing or str(ds.get("PresentationIntentType", "")).upper() == "FOR PROCESSING":
+        raise NotScoredError("only raw images (for processing), none for presentation")
+    if _number(ds.get("NumberOfFrames")) > 1:
+        raise NotScoredError("a sequence of images, not a single radiograph")
+    _check_size(ds)
+    _check_body_part(ds)
+    view = _view(ds)
+    presentation = ds.get("SOPClassUID") == DigitalXRayImageStorageForPresentation
+    order = (
+        0 if presentation else 1,
+        {"PA": 0, "AP": 1}.get(view, 2),
+        -_when(ds),
+        -_number(ds.get("Rows")) * _number(ds.get("Columns")),
+        source.sop_instance_uid,
+    )
+    return _Candidate(source=source, order=order, view=view)
+
+
+def _check_size(ds: Dataset) -> None:
+    rows, columns = _number(ds.get("Rows")), _number(ds.get("Columns"))
+    if rows < 1 or columns < 1:
+        raise NotScoredError("the image's header does not give its number of rows and columns")
+    if min(rows, columns) < MIN_SIDE_PIXELS:
+        raise NotScoredError("the image is too small")
+
+
+def _check_body_part(ds: Dataset) -> None:
+    """Refuse what is labelled as another body part, unless its procedure says chest: then the image decides.
+
+    About one label in seven is wrong (Güld et al., SPIE 4685, 2002), so no label is believed alone.
+    """
+    labelled = " ".join([str(ds.get("BodyPartExamined", "") or ""), _meanings(ds, "AnatomicRegionSequence")]).strip()
+    described = " ".join(
+        [str(ds.get(k, "") or "") for k in ("StudyDescription", "SeriesDescription", "ProtocolName")]
+        + [_meanings(ds, "ProcedureCodeSequence")]
+    )
+    if labelled and not _CHEST.search(labelled) and not _CHEST.search(described):
+        raise NotScoredError("not a chest radiograph")
+
+
+def _view(ds: Dataset) -> str:
+    """Return "PA", "AP" or "" (unknown); refuse lateral, oblique and decubitus views.
+
+    References
+    ----------
+    PS3.3 C.8.4.1 (ViewPosition in CR), C.8.11.5 (ViewCodeSequence in DX), C.7.6.1.1.1 (PatientOrientation).
+    """
+    position = str(ds.get("ViewPosition", "") or "").strip().upper()
+    named = f"{position} {_meanings(ds, 'ViewCodeSequence')}".replace("_", " ")
+    described = "" if position else str(ds.get("SeriesDescription", "") or "").replace("_", " ")
+    for pattern, reason in (
+        (_DECUBITUS, "decubitus view only"),
+        (_OBLIQUE, "oblique view only"),
+        (_LATERAL, "lateral view only"),
+    ):
+        if pattern.search(named) or pattern.search(described):
+            raise NotScoredError(reason)
+    orientation = [str(v)[:1] for v in np.atleast_1d(ds.get("PatientOrientation") or [])]
+    if orientation and orientation[0] in ("A", "P"):
+        raise NotScoredError("lateral view only")
+    found = _FRONTAL.search(named)
+    if position and not found:
+        raise NotScoredError("neither a PA nor an AP view")
+    if not found:
+        return ""
+    return "PA" if found.group(0).upper().startswith("P") else "AP"
+
+
+def _meanings(ds: Dataset, keyword: str) -> str:
+    return " ".join(str(item.get("CodeMeaning", "")) for item in ds.get(keyword) or [])
+
+
+def _when(ds: Dataset) -> int:
+    """Return the acquisition time as a sortable number, 0 if unknown."""
+    date = next((str(ds.get(k)) for k in ("AcquisitionDate", "ContentDate", "StudyDate") if ds.get(k)), "")
+    time = next((str(ds.get(k)) for k in ("AcquisitionTime", "ContentTime", "StudyTime") if ds.get(k)), "")
+    digits = re.sub(r"\D", "", date)[:8].ljust(8, "0") + re.sub(r"\D", "", time.split(".", maxsplit=1)[0])[:6].ljust(6, "0")
+    return int(digits)
+
+
+def _number(value: object) -> int:
+    return int(value) if isinstance(value, int | float) or str(value).strip().isdigit() else 0

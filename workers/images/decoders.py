@@ -1,0 +1,205 @@
+"""Encoded pixel data -> stored values, one frame at a time, for every transfer syntax that the node accepts."""
+
+from collections.abc import Callable
+from functools import partial
+from importlib import resources
+from io import BytesIO
+from typing import NamedTuple
+
+import gdcm
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom import Dataset
+from pydicom.encaps import get_frame
+from pydicom.pixels import pixel_array
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from triage.errors import NotScoredError
+
+#: Transfer syntax -> (short name for people, largest error that its sample may show, in stored values).
+DECODED: dict[UID, tuple[str, int]] = {
+    ImplicitVRLittleEndian: ("Implicit VR Little Endian", 0),
+    ExplicitVRLittleEndian: ("Explicit VR Little Endian", 0),
+    ExplicitVRBigEndian: ("Explicit VR Big Endian", 0),
+    DeflatedExplicitVRLittleEndian: ("Deflated Explicit VR Little Endian", 0),
+    RLELossless: ("RLE Lossless", 0),
+    JPEGBaseline8Bit: ("JPEG Baseline", 12),
+    JPEGExtended12Bit: ("JPEG Extended", 60),
+    JPEGLossless: ("JPEG Lossless", 0),
+    JPEGLosslessSV1: ("JPEG Lossless, First-Order Prediction", 0),
+    JPEGLSLossless: ("JPEG-LS Lossless", 0),
+    JPEGLSNearLossless: ("JPEG-LS Near-Lossless", 4),
+    JPEG2000Lossless: ("JPEG 2000 Lossless", 0),
+    JPEG2000: ("JPEG 2000", 60),
+    HTJ2KLossless: ("HTJ2K Lossless", 0),
+    HTJ2KLosslessRPCL: ("HTJ2K Lossless, RPCL", 0),
+    HTJ2K: ("HTJ2K", 60),
+}
+
+#: More samples than this in one frame are taken for an attack or a broken header, not for an image.
+MAX_FRAME_SAMPLES = 16384 * 16384
+
+
+class DecoderCheck(NamedTuple):
+    """What the self-test found about one transfer syntax."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def decode_frame(ds: Dataset, index: int = 0) -> npt.NDArray[np.generic]:
+    """Return the stored values of one frame, without any LUT, rescale or colour conversion.
+
+    Parameters
+    ----------
+    ds : pydicom.Dataset
+        A data set with its PixelData and its file meta information.
+    index : int
+        Frame number, from 0.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (rows, columns) or (rows, columns, samples); integer dtype of the stored values.
+
+    Raises
+    ------
+    NotScoredError
+        If the header contradicts itself, or no decoder can read the bytes.
+    """
+    _check_header(ds)
+    syntax = ds.file_meta.TransferSyntaxUID
+    name = DECODED[syntax][0] if syntax in DECODED else UID(syntax).name
+    try:
+        if syntax == JPEGExtended12Bit and _jpeg_precision(ds, index) == 12:
+            return _decode_jpeg_12_bit(ds, index)
+        return pixel_array(ds, index=index, raw=True)
+    # Decoders are C libraries behind plug-ins: what they raise on damaged bytes is an open list.
+    except Exception as exc:  # noqa: BLE001
+        raise NotScoredError(f"the pixel data cannot be decoded ({name})") from exc
+
+
+def _check_header(ds: Dataset) -> None:
+    """Refuse what no decoder should be asked to allocate memory for."""
+    if "PixelData" not in ds:
+        raise NotScoredError("the image has no pixel data")
+    for keyword, meaning in (("Rows", "number of rows"), ("Columns", "number of columns"),
+                             ("BitsAllocated", "bits of a pixel"), ("BitsStored", "bits of a pixel"),
+                             ("SamplesPerPixel", "samples of a pixel")):  # fmt: skip
+        value = ds.get(keyword)
+        if not isinstance(value, int) or value < 1:
+            raise NotScoredError(f"the image's header does not give the {meaning}")
+    if ds.Rows * ds.Columns * ds.SamplesPerPixel > MAX_FRAME_SAMPLES:
+        raise NotScoredError("the image's header gives an implausible size")
+    if ds.BitsStored > ds.BitsAllocated:
+        raise NotScoredError("the image's header contradicts itself about the bits of a pixel")
+
+
+def _jpeg_precision(ds: Dataset, index: int) -> int:
+    """Return the sample precision in the JPEG frame header (ITU-T T.81, B.2.2), 0 if there is none."""
+    code = _encoded_frame(ds, index)
+    at = 2
+    while at + 5 <= len(code) and code[at] == 0xFF:
+        marker = code[at + 1]
+        # SOF0 to SOF15 except DHT (C4), JPG (C8) and DAC (CC)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return code[at + 4]
+        at += 2 + int.from_bytes(code[at + 2 : at + 4], "big")
+    return 0
+
+
+def _encoded_frame(ds: Dataset, index: int) -> bytes:
+    return get_frame(ds.PixelData, index, number_of_frames=int(ds.get("NumberOfFrames", 1) or 1))
+
+
+def _decode_jpeg_12_bit(ds: Dataset, index: int) -> npt.NDArray[np.uint16]:
+    """Decode 12-bit JPEG Extended by GDCM itself.
+
+    pydicom's GDCM plug-in refuses these, though GDCM decodes them exactly as DCMTK does when it is told that the
+    samples have the 12 bits of the code stream, whatever BitsStored says.
+    """
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(_encoded_frame(ds, index))
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((ds.Columns, ds.Rows, 1))
+    image.SetDataElement(element)
+    image.SetPhotometricInterpretation(
+        gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2)
+    )
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
+    image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
+    # GDCM hands its char* out as str.
+    raw = image.GetBuffer().encode("utf-8", "surrogateescape")
+    return np.frombuffer(raw, dtype="<u2").reshape(ds.Rows, ds.Columns)
+
+
+def decoders_self_test() -> list[DecoderCheck]:
+    """Decode a small encoded picture in each transfer syntax and compare it with what was encoded.
+
+    Returns
+    -------
+    list of DecoderCheck
+        Name of the transfer syntax, whether it decodes rightly here, and what was found.
+    """
+    samples = resources.files("workers.images") / "samples"
+    reference: Callable[[int], npt.NDArray[np.generic]] = partial(sample_picture)
+    return [_check(uid, (samples / f"{uid}.dcm").read_bytes(), reference) for uid in DECODED]
+
+
+def _check(uid: UID, code: bytes, reference: Callable[[int], npt.NDArray[np.generic]]) -> DecoderCheck:
+    name, tolerance = DECODED[uid]
+    try:
+        ds = pydicom.dcmread(BytesIO(code))
+        found = decode_frame(ds)
+    except NotScoredError as exc:
+        return DecoderCheck(name, False, exc.message)
+    error = int(np.abs(found.astype(np.int64) - reference(ds.BitsStored).astype(np.int64)).max())
+    if error > tolerance:
+        return DecoderCheck(name, False, f"differs from the picture by up to {error}, {tolerance} allowed")
+    return DecoderCheck(name, True, "identical" if error == 0 else f"within {error} of {2**ds.BitsStored}")
+
+
+def sample_picture(bits: int) -> npt.NDArray[np.uint16]:
+    """Return the picture that the self-test's samples hold: a ramp, a disc and a few fine lines.
+
+    Parameters
+    ----------
+    bits : int
+        Bits stored, 8 or 12.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (48, 40), uint16, 0 to 2**bits - 1.
+    """
+    rows, columns = np.mgrid[0:48, 0:40]
+    picture = (rows * 11 + columns * 7) % 640 / 1280 + 0.1
+    picture[(rows - 20) ** 2 + (columns - 18) ** 2 < 100] = 0.8
+    picture[40:44, ::8] = 0.3
+    picture[:4, :4], picture[:4, 4:8] = 0, 1  # the whole range, so that encoders that stretch leave it alone
+    return np.round(picture * (2**bits - 1)).astype(np.uint16)

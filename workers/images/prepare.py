@@ -1,0 +1,55 @@
+"""A study's stored instances -> the one image that the flows see, or the reason why there is none."""
+
+from collections.abc import Sequence
+
+from pydicom import Dataset
+
+from triage.errors import NotScoredError
+from workers.images.bct import TOMOGRAMS, prepare_bct
+from workers.images.cxr import RADIOGRAPHS, prepare_cxr
+from workers.images.sources import BCT, CXR, Grids, Prepared, Source
+
+_KINDS = ((BCT, TOMOGRAMS, prepare_bct, "brain CTs"), (CXR, RADIOGRAPHS, prepare_cxr, "chest radiographs"))
+
+
+def prepare(sources: Sequence[Source], grids: Grids) -> Prepared:
+    """Choose what is scored in a study, check that it is what it claims to be, and bring it onto the model's grid.
+
+    A study that holds both a head CT and a chest radiograph is scored by its CT.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        The study's instances, in any order. The same files give the same result, whatever their order.
+    grids : mapping of str to Grid
+        The active bundles' grids by modality, ``"CXR"`` and ``"BCT"``.
+
+    Returns
+    -------
+    Prepared
+        The input of the model and the instances that it was made from.
+
+    Raises
+    ------
+    NotScoredError
+        If nothing in the study can be scored; the message is one sentence for a radiographer, without identifiers.
+    """
+    headers: list[tuple[Source, Dataset]] = []
+    reasons: list[str] = []
+    for source in sorted(sources, key=lambda s: s.sop_instance_uid):
+        try:
+            headers.append((source, source.header()))
+        except NotScoredError as exc:
+            reasons.append(exc.message)
+    for modality, sop_classes, prepare_modality, name in _KINDS:
+        own = [(source, ds) for source, ds in headers if ds.get("SOPClassUID") in sop_classes]
+        if not own:
+            continue
+        if modality not in grids:
+            reasons.append(f"no model for {name} is installed")
+            continue
+        try:
+            return prepare_modality(own, grids[modality])
+        except NotScoredError as exc:
+            reasons.append(exc.message)
+    raise NotScoredError("; ".join(dict.fromkeys(reasons)) or "neither a radiograph nor a CT in the study")

@@ -1,0 +1,120 @@
+"""The head in a volume, and the volume on the model's grid around it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+from scipy import ndimage
+
+from triage.errors import NotScoredError
+from workers.images.frames import Vector
+from workers.images.sources import Grid
+from workers.images.volume import TOP, Volume
+
+#: Values above this are soft tissue or bone (-6 HU), mm of opening that parts the head from its rest and the table.
+TISSUE = 8.0
+OPENING_MM = 4.0
+#: The head's middle is measured between these depths below its top, mm: above the nose and the chin.
+MIDDLE_MM = (15.0, 90.0)
+#: Free space between the top of the head and the upper edge of the grid, mm.
+HEADROOM_MM = 6.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadFrame:
+    """Where the head is.
+
+    Attributes
+    ----------
+    mask : numpy.ndarray
+        bool, the volume's shape: the head without table and head rest.
+    axes : numpy.ndarray
+        float64, shape (3, 3): unit vectors to the patient's left, back and head as rows. The last is the slices'
+        normal: tilted scans keep their acquired plane, which follows the skull base; left and back are the
+        patient's, so heads scanned prone, feet first or mirrored all come out alike.
+    centre : numpy.ndarray
+        float64, shape (2,): middle of the head along the first two axes, mm.
+    top : float
+        Top of the head along the third axis, mm.
+    """
+
+    mask: npt.NDArray[np.bool_]
+    axes: Vector
+    centre: Vector
+    top: float
+
+
+def head_frame(volume: Volume) -> HeadFrame:
+    """Find the head: the largest piece of tissue once thin bridges are cut.
+
+    Raises
+    ------
+    NotScoredError
+        If there is no such piece.
+    """
+    mask = _head_mask(volume)
+    left = np.array([1.0, 0.0, 0.0])
+    left -= (left @ volume.up) * volume.up
+    left /= np.linalg.norm(left)
+    axes = np.stack([left, np.cross(volume.up, left), volume.up])
+    k, j, i = np.nonzero(mask)
+    points = axes @ (volume.affine[:, :3] @ np.stack([i, j, k]) + volume.affine[:, 3:])  # (3, voxels)
+    top = float(np.percentile(points[2], 99.9)) + volume.voxel_mm[0] / 2
+    depth = top - points[2]
+    middle = points[:2, (depth >= MIDDLE_MM[0]) & (depth <= MIDDLE_MM[1])]
+    if middle.shape[1] < 100:
+        raise NotScoredError("not a head")
+    centre = np.percentile(middle, (0.5, 99.5), axis=1).mean(axis=0)
+    return HeadFrame(mask=mask, axes=axes, centre=centre, top=top)
+
+
+def _head_mask(volume: Volume) -> npt.NDArray[np.bool_]:
+    tissue = volume.values > TISSUE
+    radius = max(1, round(OPENING_MM / volume.voxel_mm[1]))
+    grid = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1])
+    disc = (grid <= radius)[None]  # opened slice by slice: slices are thick
+    opened = ndimage.binary_opening(tissue, disc)
+    labels, count = ndimage.label(opened)
+    if count == 0:
+        raise NotScoredError("no tissue in the images")
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return ndimage.binary_dilation(labels == int(sizes.argmax()), disc) & tissue
+
+
+def on_grid(volume: Volume, frame: HeadFrame, grid: Grid) -> npt.NDArray[np.uint8]:
+    """Resample the volume to the model's grid: head in the middle, its top just below the upper edge.
+
+    Parameters
+    ----------
+    volume : Volume
+        In equation 4's values.
+    frame : HeadFrame
+        Where the head is.
+    grid : Grid
+        ``size`` (D, H, W) and ``spacing_mm`` in the same order.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (D, H, W), 0 to 127; slices inferior to superior, rows front to back, columns from the
+        patient's right to left. Outside the volume it is 0 (air).
+    """
+    size, spacing = grid.size, np.array(grid.spacing_mm or (4.0, 1.72, 1.72))
+    itk = sitk.GetImageFromArray(volume.values)  # index space: spacing 1, origin 0
+    target = sitk.Image(size[2], size[1], size[0], sitk.sitkFloat32)
+    # centre of voxel (i, j, k) = start + step @ (i, j, k), in mm along left, back, head
+    start = np.array([
+        frame.centre[0] - spacing[2] * (size[2] - 1) / 2,
+        frame.centre[1] - spacing[1] * (size[1] - 1) / 2,
+        frame.top + HEADROOM_MM - spacing[0] * (size[0] - 0.5),
+    ])  # fmt: skip
+    step = np.diag(spacing[::-1])
+    to_index = np.linalg.inv(volume.affine[:, :3])
+    to_patient = frame.axes.T
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix((to_index @ to_patient @ step).ravel().tolist())
+    transform.SetTranslation((to_index @ (to_patient @ start - volume.affine[:, 3])).tolist())
+    moved = sitk.Resample(itk, target, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    return np.clip(np.round(sitk.GetArrayFromImage(moved)), 0, TOP).astype(np.uint8)

@@ -1,0 +1,142 @@
+"""Slices -> stacks: sorted by position, checked for what is missing, doubled or skewed."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from triage.errors import NotScoredError
+from workers.images.frames import Frame, Vector
+
+MIN_SLICES = 8
+#: Two slices closer than this lie at the same place, mm.
+SAME_PLACE_MM = 0.05
+#: Centres of slices further apart than this leave brain unseen, mm.
+MAX_SPACING_MM = 10.0
+#: A gap this many times the usual distance means that a slice is missing.
+MISSING_FACTOR = 1.5
+#: Largest gantry tilt that a scanner makes, degrees.
+MAX_TILT_DEGREES = 30.0
+#: The first pixels of all slices lie on a straight line, to within this, mm.
+MAX_OFF_LINE_MM = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Parallel slices of one series in order along their normal, inferior to superior.
+
+    Attributes
+    ----------
+    frames : tuple of Frame
+        Sorted by ImagePositionPatient · normal, never by InstanceNumber.
+    places_mm : numpy.ndarray
+        float64, shape (slices,): positions along the upward normal.
+    up : numpy.ndarray
+        float64, shape (3,): the normal, turned so that it points to the head.
+    """
+
+    frames: tuple[Frame, ...]
+    places_mm: Vector
+    up: Vector
+
+    @property
+    def coverage_mm(self) -> float:
+        """From the lower face of the first to the upper face of the last slice, mm."""
+        spacing = float(np.median(np.diff(self.places_mm)))
+        return float(self.places_mm[-1] - self.places_mm[0]) + spacing
+
+    @property
+    def tilt_degrees(self) -> float:
+        """Angle between the normal and the line through the slices' first pixels."""
+        line = self.frames[-1].position - self.frames[0].position
+        cosine = float(line @ self.up / np.linalg.norm(line))
+        return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def group(frames: Iterable[Frame]) -> list[list[Frame]]:
+    """Group slices that can belong to one stack: one series, one plane, one raster, one kind.
+
+    AcquisitionNumber is no part of the key: sequential scanners count it up slice by slice.
+    """
+    groups: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
+    for frame in frames:
+        plane = tuple(np.round(np.concatenate([frame.row, frame.column]), 2) + 0.0)
+        raster = (frame.shape, round(frame.pixel_mm[0], 3), round(frame.pixel_mm[1], 3))
+        localizer = "LOCALIZER" in frame.image_type
+        groups[(frame.series, frame.stack, plane, raster, frame.kernel, frame.contrast, localizer)].append(frame)
+    return list(groups.values())
+
+
+def stacked(frames: Sequence[Frame]) -> Stack:
+    """Sort the slices of one group and check that they fill a volume.
+
+    Where several slices lie at the same place they are split by AcquisitionNumber, and the fullest
+    (then latest) acquisition is taken.
+
+    Raises
+    ------
+    NotScoredError
+        If slices are missing, doubled, too few, too far apart or not in line.
+    """
+    up = frames[0].normal
+    up = up if up[2] >= 0 else -up
+    ordered = sorted(frames, key=lambda f: (float(f.position @ up), f.source.sop_instance_uid, f.index))
+    places = np.array([float(f.position @ up) for f in ordered])
+    if len(ordered) > 1 and float(np.diff(places).min()) < SAME_PLACE_MM:
+        return _one_acquisition(ordered)
+    if len(ordered) == 1:
+        raise NotScoredError("a single slice only")
+    if len(ordered) < MIN_SLICES:
+        raise NotScoredError(f"only {len(ordered)} slices")
+    stack = Stack(frames=tuple(ordered), places_mm=places, up=up)
+    _check_gaps(stack)
+    _check_line(stack)
+    return stack
+
+
+def _one_acquisition(frames: Sequence[Frame]) -> Stack:
+    parts: dict[str, list[Frame]] = defaultdict(list)
+    for frame in frames:
+        parts[frame.acquisition].append(frame)
+    if len(parts) == 1:
+        raise NotScoredError("several slices lie at the same position")
+    fullest = max(parts.values(), key=lambda part: (len(part), part[0].when, part[0].acquisition))
+    # Sequential scanners number every slice: then the slices at one place are doubles, not acquisitions.
+    if len(fullest) < MIN_SLICES:
+        raise NotScoredError("several slices lie at the same position")
+    return stacked(fullest)
+
+
+def _check_gaps(stack: Stack) -> None:
+    """Find missing slices.
+
+    Heads are scanned thinner at the base than at the top, so the usual distance is taken among neighbours of equal
+    thickness; where the thickness changes, slices must touch.
+    """
+    gaps = np.diff(stack.places_mm)
+    thick = [round(f.thickness_mm, 1) for f in stack.frames]
+    usual: dict[float, float] = {}
+    for value in set(thick):
+        same = [g for g, a, b in zip(gaps, thick, thick[1:], strict=False) if a == b == value]
+        if same:
+            usual[value] = float(np.median(same))
+    for k, (gap, a, b) in enumerate(zip(gaps, thick, thick[1:], strict=False)):
+        expected = usual[a] if a == b else max((a + b) / 2, 0.1)
+        if gap > MISSING_FACTOR * expected:
+            low, high = stack.places_mm[k] - stack.places_mm[0], stack.places_mm[k + 1] - stack.places_mm[0]
+            raise NotScoredError(f"slices missing between {low:.0f} and {high:.0f} mm above the lowest slice")
+        if a == b and gap < expected / MISSING_FACTOR:
+            raise NotScoredError("the distance between slices is irregular")
+    if float(gaps.max()) > MAX_SPACING_MM:
+        raise NotScoredError(f"the slices are {gaps.max():.0f} mm apart")
+
+
+def _check_line(stack: Stack) -> None:
+    positions = np.array([f.position for f in stack.frames])
+    share = (stack.places_mm - stack.places_mm[0]) / (stack.places_mm[-1] - stack.places_mm[0])
+    line = positions[0] + share[:, None] * (positions[-1] - positions[0])  # (slices, 3)
+    if float(np.linalg.norm(positions - line, axis=1).max()) > MAX_OFF_LINE_MM:
+        raise NotScoredError("the slices are not stacked in a straight line")
+    if stack.tilt_degrees > MAX_TILT_DEGREES:
+        raise NotScoredError(f"the gantry is tilted by {stack.tilt_degrees:.0f} degrees")

@@ -1,0 +1,40 @@
+"""The card of a bundle: what it was made from, how good it is, and what it must not be used for."""
+
+from triage.calibration import Calibration
+from triage.manifest import Manifest
+
+MUST_NOT = """## What it must not be used for
+- Not a medical device. Research use only: never for a diagnosis, and never to leave an image unread or to delay it.
+- Its percentile orders a list. A low percentile does not mean that an image is normal.
+- Not for images of another kind than it was trained on: other ages, body parts, views, modalities or processing.
+"""
+
+
+def write_card(manifest: Manifest, calibration: Calibration, evaluation: str = "") -> str:
+    """Return ``card.md``; ``evaluation`` is its section on measured performance, if there is one."""
+    training, architecture = manifest.training, manifest.architecture
+    parts = [
+        f"# {manifest.name} {manifest.version}\n",
+        f"{manifest.summary}\n" if manifest.summary else "",
+        "## What it is\n"
+        f"Two Glow flows on a {' × '.join(map(str, architecture.size))} grid with {architecture.grey_levels} grey "
+        f"levels, {architecture.levels} levels of {architecture.depth} steps, widths "
+        f"{', '.join(map(str, architecture.widths))}; "
+        f"made by preset `{training.preset}`, seed {training.seed}, {training.made_with}.\n"
+        f"Trained on {training.images_normal} normal and {training.images_mixture} unlabelled images; "
+        f"validation bits/dim {training.bits_per_dim_normal:.3f} (normal) and "
+        f"{training.bits_per_dim_mixture:.3f} (mixture).\n",
+        "## What its percentile means\n"
+        "The share of the reference that looks less abnormal, by "
+        f"the sum over levels of log p(x) - log p(x|normal) with weights {', '.join(map(str, calibration.weights))} "
+        "(finest level first).\n"
+        f"The reference is {calibration.images} unlabelled images of patients on whom neither flow was trained. "
+        "Whatever lies far outside of its range is not scored.\n",
+        evaluation
+        or "## How good it is\nNot evaluated yet. Evaluate it on local images before you look at its order.\n",
+        MUST_NOT,
+    ]
+    if training.data:
+        rows = (f"- {source.name}. Licence: {source.licence}. Credit: {source.credit}" for source in training.data)
+        parts.append("## Data\n" + "\n".join(rows) + "\n")
+    return "\n".join(part for part in parts if part)

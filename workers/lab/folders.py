@@ -1,0 +1,88 @@
+"""Folders of DICOM, PNG, JPEG or NIfTI files as training images."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import structlog
+from pydicom.errors import InvalidDicomError
+
+from triage.errors import NotScoredError
+from triage.manifest import Preprocessing
+from workers.images.prepare import prepare
+from workers.images.sources import Source
+from workers.lab.gridding import Pixels, read_nifti, read_picture
+from workers.lab.images import ImageSet
+
+log = structlog.get_logger(__name__)
+
+PICTURES = (".png", ".jpg", ".jpeg")
+NIFTI = (".nii", ".nii.gz")
+
+
+def load_folder(folder: Path, grid: Preprocessing, modality: str) -> ImageSet:
+    """Read every image below ``folder``; what can't be used is logged and left out.
+
+    The patient of a DICOM study is its Patient ID (only a hash of it is kept); of any other file it is the sub-folder
+    in which it lies, or the file itself if it lies in no sub-folder.
+    """
+    found: dict[str, tuple[Pixels, str]] = {}
+    reasons: dict[str, int] = {}
+    for key, patient, read in _images(folder, grid, modality):
+        try:
+            found[key] = (read(), patient)
+        except NotScoredError as exc:
+            reasons[exc.message] = reasons.get(exc.message, 0) + 1
+    for reason, count in reasons.items():
+        log.warning("images_left_out", count=count, reason=reason)
+    stacked = np.stack([pixels for pixels, _ in found.values()]) if found else np.empty((0, *grid.size), np.uint8)
+    return ImageSet(stacked, tuple(found), tuple(patient for _, patient in found.values()))
+
+
+class _File:
+    """A picture or volume that is read when it's needed."""
+
+    def __init__(self, path: Path, grid: Preprocessing, modality: str) -> None:
+        self.path, self.grid, self.modality = path, grid, modality
+
+    def __call__(self) -> Pixels:
+        picture = self.path.name.lower().endswith(PICTURES)
+        if picture != (self.modality == "CXR"):
+            raise NotScoredError(f"the file is not a {self.modality}")
+        return read_picture(self.path, self.grid) if picture else read_nifti(self.path, self.grid)
+
+
+class _Study:
+    """A DICOM study, prepared as the node would."""
+
+    def __init__(self, grid: Preprocessing, modality: str) -> None:
+        self.grid, self.modality = grid, modality
+        self.sources: list[Source] = []
+
+    def __call__(self) -> Pixels:
+        return prepare(self.sources, {self.modality: self.grid}).model_input.pixels
+
+
+def _images(folder: Path, grid: Preprocessing, modality: str) -> Iterator[tuple[str, str, _File | _Study]]:
+    studies: dict[str, tuple[str, _Study]] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        place = path.relative_to(folder)
+        if path.name.lower().endswith((*PICTURES, *NIFTI)):
+            patient = place.parts[0] if len(place.parts) > 1 else place.name
+            yield f"{folder.name}/{place.as_posix()}", f"{folder.name}/{patient}", _File(path, grid, modality)
+            continue
+        try:
+            ds = pydicom.dcmread(path, stop_before_pixels=True)
+        except (InvalidDicomError, OSError):
+            continue
+        uid, patient = str(ds.get("StudyInstanceUID", "")), _hashed(str(ds.get("PatientID", "") or place))
+        study = studies.setdefault(uid, (patient, _Study(grid, modality)))[1]
+        study.sources.append(Source(sop_instance_uid=str(ds.get("SOPInstanceUID", "")), path=path))
+    for uid, (patient, study) in studies.items():
+        yield _hashed(uid), patient, study
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

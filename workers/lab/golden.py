@@ -1,0 +1,65 @@
+"""The golden input of a bundle: a fictional image with its known score, by which a machine's arithmetic is checked."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from triage.bundles import GOLDEN, Bundle
+from triage.manifest import Manifest
+from triage.messages import ModelInput
+from workers.flows.engine import Engine
+from workers.flows.glow import quantise
+from workers.flows.posterior import Posterior
+from workers.flows.transform import to_flow_grid
+
+TOLERANCE = 1e-5
+"""Relative to a flow's whole log density: float32 arithmetic on another processor stays far below it."""
+
+
+def make_golden(posterior: Posterior, manifest: Manifest) -> dict[str, Tensor]:
+    """Draw an image from the normal flow, bring it onto the bundle's grid, and score it."""
+    generator = torch.Generator().manual_seed(0)
+    image = posterior.normal.sample(1, generator=generator, temperature=0.7)[0, 0]
+    levels = manifest.architecture.grey_levels
+    grey = quantise(image, levels).numpy().astype(np.float64)
+    wide = np.rint((grey + 0.5) / levels * (manifest.preprocessing.grey_levels - 1))
+    pixels = np.kron(wide, np.ones(manifest.transform.pool)).astype(np.uint8)
+    grid = to_flow_grid(pixels, manifest.transform, manifest.architecture, manifest.preprocessing.grey_levels)
+    normal, mixture = posterior.level_parts(grid[None])
+    return {
+        "pixels": torch.from_numpy(pixels),
+        "levels_normal": torch.from_numpy(normal[0]),
+        "levels_mixture": torch.from_numpy(mixture[0]),
+    }
+
+
+@dataclass(frozen=True)
+class GoldenCheck:
+    """How far a machine is from the golden score: the largest error of a level's part, and what is tolerated, nats."""
+
+    error: float
+    tolerated: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the arithmetic can be trusted."""
+        return self.error <= self.tolerated
+
+
+def check_golden(bundle: Bundle, device: str) -> GoldenCheck:
+    """Score the golden input on ``device`` and compare.
+
+    Raises
+    ------
+    BundleError
+        If the weights don't load.
+    """
+    golden = load_file(bundle.folder / GOLDEN)
+    score = Engine(bundle, device).score(ModelInput(modality=bundle.modality, pixels=golden["pixels"].numpy()))
+    found = np.array([score.levels_normal, score.levels_mixture])
+    expected = np.stack([golden["levels_normal"].numpy(), golden["levels_mixture"].numpy()])
+    scale = max(abs(score.log_prob_normal), abs(score.log_prob_mixture), 1.0)
+    return GoldenCheck(float(np.abs(found - expected).max()), TOLERANCE * scale)

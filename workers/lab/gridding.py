@@ -1,0 +1,113 @@
+"""Public image files onto a bundle's grid, by the same functions that a study's DICOM objects go through."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+from PIL import Image, UnidentifiedImageError
+
+from triage.errors import ConfigurationError, NotScoredError
+from triage.manifest import Preprocessing
+from workers.images.cxr import cxr_tensor
+from workers.images.resample import head_frame, on_grid
+from workers.images.volume import Volume
+
+Pixels = npt.NDArray[np.uint8]
+Columns = Mapping[str, npt.NDArray[np.generic]]
+Gridder = Callable[[Pixels, int], Pixels]
+
+
+def gridder(path: Path, modality: str, grid: Preprocessing, options: Mapping[str, str], columns: Columns) -> Gridder:
+    """Return the way of a row of an npz file's ``x``, given with its number, onto the grid.
+
+    Raises
+    ------
+    ConfigurationError
+        If a head CT's window or spacing is missing or not understood.
+    """
+    if modality == "CXR":
+        return lambda pixels, _: cxr_tensor(pixels.astype(np.float32) / np.float32(255), grid.size)
+    if not {"hu", "spacing"} <= options.keys():
+        raise ConfigurationError(
+            f"head CTs in {path.name} need their window and spacing", remedy="add &hu=-20..100&spacing=5,1.8,1.8"
+        )
+    try:
+        low, high = (float(end) for end in options["hu"].split(".."))
+        depth, height, width = (_lengths(term, columns) for term in options["spacing"].split(","))
+    except (ValueError, KeyError) as exc:
+        raise ConfigurationError(f"{path.name}: hu is LOW..HIGH and spacing is D,H,W in mm") from exc
+
+    def place(pixels: Pixels, row: int) -> Pixels:
+        hu = low + pixels.astype(np.float64) / 255 * (high - low)
+        steps = [float(length[row % len(length)]) for length in (width, height, depth)]
+        return head_on_grid(hu, np.column_stack([np.diag(steps), np.zeros(3)]), grid)
+
+    return place
+
+
+def _lengths(term: str, columns: Columns) -> npt.NDArray[np.float64]:
+    """Return the lengths that ``NUMBER`` or ``NUMBER*COLUMN`` stands for, one for all rows or one a row, mm."""
+    number, star, column = term.partition("*")
+    factor = columns[column].astype(np.float64) if star else np.ones(1)
+    return float(number) * factor
+
+
+def head_on_grid(hu: npt.NDArray[np.float64], affine: npt.NDArray[np.float64], grid: Preprocessing) -> Pixels:
+    """Return a head on the grid.
+
+    Parameters
+    ----------
+    hu : numpy.ndarray
+        (slices, rows, columns), Hounsfield units, inferior to superior.
+    affine : numpy.ndarray
+        (3, 4): (column, row, slice, 1) to LPS, mm.
+    grid : Preprocessing
+        The bundle's.
+
+    Raises
+    ------
+    NotScoredError
+        If no head is found.
+    """
+    values = np.clip(hu + grid.hu_offset, 0, grid.grey_levels - 1).astype(np.float32)
+    normal = np.cross(affine[:, 0], affine[:, 1])
+    up = normal / np.linalg.norm(normal)
+    volume = Volume(values=values, affine=affine, up=up, class_shares=np.zeros(5))
+    return on_grid(volume, head_frame(volume), grid)
+
+
+def read_picture(path: Path, grid: Preprocessing) -> Pixels:
+    """Return a PNG or JPEG radiograph (white is dense) on the grid.
+
+    Raises
+    ------
+    NotScoredError
+        If it can't be read or is no chest radiograph.
+    """
+    try:
+        with Image.open(path) as picture:
+            grey = np.asarray(picture.convert("F"), dtype=np.float32)
+    except (OSError, UnidentifiedImageError, ValueError) as exc:
+        raise NotScoredError("the picture cannot be read") from exc
+    return cxr_tensor(grey / max(float(grey.max()), 1.0), grid.size)
+
+
+def read_nifti(path: Path, grid: Preprocessing) -> Pixels:
+    """Return a NIfTI head CT in Hounsfield units on the grid.
+
+    Raises
+    ------
+    NotScoredError
+        If it can't be read or holds no head.
+    """
+    try:
+        image = sitk.DICOMOrient(sitk.ReadImage(str(path), sitk.sitkFloat64), "LPS")
+    except RuntimeError as exc:
+        raise NotScoredError("the volume cannot be read") from exc
+    if image.GetDimension() != 3:
+        raise NotScoredError("the volume is not three-dimensional")
+    axes = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
+    affine = np.column_stack([axes, image.GetOrigin()])
+    return head_on_grid(sitk.GetArrayFromImage(image), affine, grid)

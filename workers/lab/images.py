@@ -1,0 +1,160 @@
+"""Sets of training images: where they come from, and how they are named on the command line.
+
+A *source* is a folder (DICOM, PNG, JPEG or NIfTI files, searched through) or an ``.npz`` file whose array ``x`` holds
+uint8 images. An npz source may select rows by its other arrays: ``FILE.npz?y_rsna=0&source=talo``. ``KEY=A,B`` keeps
+rows whose value is A or B, ``KEY!=A`` drops them, ``sample=0.5`` keeps that share of what is left (chosen by name, so
+always the same). Head CTs say by ``hu=-20..100`` of which Hounsfield units 0 to 255 are the window, and by
+``spacing=5,1.8,1.8`` how far their voxels are apart, mm, in the order D, H, W (slices inferior to superior, rows front
+to back, columns from the patient's right to left); ``0.5*COLUMN`` is a length that differs from row to row.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from triage.errors import ConfigurationError, NotScoredError
+from triage.manifest import Preprocessing
+from workers.lab.gridding import gridder
+
+log = structlog.get_logger(__name__)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images on a bundle's grid.
+
+    Attributes
+    ----------
+    pixels : numpy.ndarray
+        uint8, (N, …).
+    keys : tuple of str
+        One name an image, the same whenever the same image is read again.
+    patients : tuple of str
+        Whose image it is; images of one patient never fall into different splits.
+    """
+
+    pixels: Pixels
+    keys: tuple[str, ...]
+    patients: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def select(self, wanted: Sequence[bool]) -> Self:
+        """Return the images where ``wanted`` is true."""
+        index = [i for i, want in enumerate(wanted) if want]
+        return type(self)(
+            self.pixels[index], tuple(self.keys[i] for i in index), tuple(self.patients[i] for i in index)
+        )
+
+    def without_patients(self, patients: frozenset[str]) -> Self:
+        """Return the images of everybody else."""
+        return self.select([patient not in patients for patient in self.patients])
+
+    @classmethod
+    def union(cls, sets: Sequence[Self]) -> Self:
+        """Return all images of ``sets``, each once."""
+        seen: dict[str, tuple[Pixels, str]] = {}
+        for images in sets:
+            for pixels, key, patient in zip(images.pixels, images.keys, images.patients, strict=True):
+                seen.setdefault(key, (pixels, patient))
+        stacked = np.stack([pixels for pixels, _ in seen.values()])
+        return cls(stacked, tuple(seen), tuple(patient for _, patient in seen.values()))
+
+
+def share(text: str, salt: str) -> float:
+    """Return a number in [0, 1) that depends on ``text`` and ``salt`` alone."""
+    digest = hashlib.sha256(f"{salt}\0{text}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2.0**48
+
+
+def load(sources: Sequence[str], grid: Preprocessing, modality: str) -> ImageSet:
+    """Read every image of ``sources`` onto the grid.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        Folders or npz files; see the module.
+    grid : Preprocessing
+        The bundle's grid.
+    modality : str
+        ``"CXR"`` or ``"BCT"``.
+
+    Raises
+    ------
+    ConfigurationError
+        If a source doesn't exist, selects by something that it hasn't, or holds no image.
+    """
+    sets = [_load_one(source, grid, modality) for source in sources]
+    if not sets or not sum(map(len, sets)):
+        raise ConfigurationError(f"no {modality} image in {', '.join(sources) or 'no source'}")
+    return ImageSet.union([images for images in sets if len(images)])
+
+
+def _load_one(source: str, grid: Preprocessing, modality: str) -> ImageSet:
+    name, _, query = source.partition("?")
+    path = Path(name)
+    if path.suffix == ".npz" and path.is_file():
+        return _load_npz(path, query, grid, modality)
+    if query:
+        raise ConfigurationError(f"only an npz file can be selected from by ?…: {source}")
+    if not path.is_dir():
+        raise ConfigurationError(f"there is no folder or npz file {name}")
+    from workers.lab.folders import load_folder  # which needs ImageSet
+
+    return load_folder(path, grid, modality)
+
+
+def _load_npz(path: Path, query: str, grid: Preprocessing, modality: str) -> ImageSet:
+    with np.load(path, allow_pickle=False) as arrays:
+        columns = {name: arrays[name] for name in arrays.files}
+    if "x" not in columns or columns["x"].dtype != np.uint8:
+        raise ConfigurationError(f"{path.name} has no uint8 array x")
+    pixels = columns.pop("x")
+    keys = [f"{path.stem}:{row}" for row in range(len(pixels))]
+    names = columns.get("patient", np.array([""] * len(pixels))).astype(str).tolist()
+    # Without a patient's number an image is taken for its own patient.
+    patients = [f"{path.stem}:{name}" if name else key for name, key in zip(names, keys, strict=True)]
+    selection, options = _parse(query)
+    wanted = np.ones(len(pixels), dtype=bool)
+    for column, values, keep in selection:
+        if column not in columns:
+            raise ConfigurationError(
+                f"{path.name} has no array {column}", remedy=f"it has {', '.join(sorted(columns))}"
+            )
+        wanted &= np.isin(columns[column].astype(str), values) == keep
+    if "sample" in options:
+        part = float(options["sample"])
+        wanted &= np.array([share(key, "sample") < part for key in keys])
+    rows = np.flatnonzero(wanted).tolist()
+    place = gridder(path, modality, grid, options, columns)
+    found: dict[int, Pixels] = {}
+    for row in rows:
+        try:
+            found[row] = place(pixels[row], row)
+        except NotScoredError as exc:
+            log.warning("image_left_out", source=path.name, row=row, reason=exc.message)
+    stacked = np.stack(list(found.values())) if found else np.empty((0, *grid.size), dtype=np.uint8)
+    return ImageSet(stacked, tuple(keys[row] for row in found), tuple(patients[row] for row in found))
+
+
+def _parse(query: str) -> tuple[list[tuple[str, list[str], bool]], dict[str, str]]:
+    selection: list[tuple[str, list[str], bool]] = []
+    options: dict[str, str] = {}
+    for term in filter(None, query.split("&")):
+        name, equals, value = term.partition("=")
+        if not equals:
+            raise ConfigurationError(f"a selection is KEY=VALUE or KEY!=VALUE, not {term}")
+        if name in ("sample", "hu", "spacing"):
+            options[name] = value
+        else:
+            selection.append((name.removesuffix("!"), value.split(","), not name.endswith("!")))
+    return selection, options

@@ -1,0 +1,165 @@
+"""Presets: everything about a training run that is not its images or its seed."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from triage.errors import ConfigurationError
+from triage.manifest import Architecture, InputTransform, Preprocessing
+
+
+class Schedule(BaseModel):
+    """How one stage of a run is optimised: Adam, linear warm-up, cosine decay, moving average of the weights.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over the stage's images; 0 skips the stage.
+    batch, micro_batch : int
+        Images a step, and how many of them are in memory at once (gradients accumulate).
+    learning_rate, warmup_steps, clip_norm
+        Of Adam; the gradient's norm is clipped.
+    average : float
+        Decay of the moving average by which images are scored.
+    patience : int
+        The stage ends when validation bits/dim have not improved for so many epochs.
+    frozen_levels : int
+        Finest levels that stay as they were when the stage began.
+    shift : int
+        Training images are shifted by up to so many pixels of the input grid, their edges repeated.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(ge=0)
+    batch: int = Field(ge=1)
+    micro_batch: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(50, ge=1)
+    clip_norm: float = Field(1.0, gt=0)
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    patience: int = Field(10, ge=1)
+    frozen_levels: int = Field(0, ge=0)
+    shift: int = Field(0, ge=0)
+
+
+class Preset(BaseModel):
+    """A named recipe.
+
+    Attributes
+    ----------
+    base : Schedule
+        A flow trained on all images, from which both flows start; 0 epochs: both start afresh, as in the paper.
+    flow : Schedule
+        The normal and the mixture flow, trained alike.
+    weights : tuple of float
+        How the levels' ratios are weighed in the abnormality statistic.
+    validation_share, calibration_share : float
+        Shares of the patients that no flow is trained on; the second is not taken where a run brings its own
+        calibration images.
+    copies : int
+        Shifted copies of every calibration image that join the reference, where there are few images.
+    margin : float
+        Admissible ranges end so far beyond the reference's extremes, in units of the reference's range.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    modality: Literal["CXR", "BCT"]
+    preprocessing: Preprocessing
+    transform: InputTransform
+    architecture: Architecture
+    base: Schedule
+    flow: Schedule
+    weights: tuple[float, ...]
+    validation_share: float = 0.1
+    calibration_share: float = 0.2
+    copies: int = 0
+    margin: float = 0.5
+
+
+def _paper_bct(name: str, size: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Preset:
+    """The paper's table 4; both flows get 30 epochs, for unequal ones shift the ratio."""
+    schedule = Schedule(epochs=30, batch=1, micro_batch=1, learning_rate=1e-4, warmup_steps=500, average=0.999)
+    return Preset(
+        name=name,
+        modality="BCT",
+        preprocessing=Preprocessing(size=size, spacing_mm=spacing_mm, grey_levels=128),
+        transform=InputTransform(pool=(1, 1, 1)),
+        architecture=Architecture(size=size, grey_levels=128, depth=32, widths=(512,) * 4),
+        base=schedule.model_copy(update={"epochs": 0}),
+        flow=schedule,
+        weights=(1.0,) * 4,
+    )
+
+
+def _paper_cxr() -> Preset:
+    """The paper's table 2."""
+    schedule = Schedule(
+        epochs=200, batch=128, micro_batch=8, learning_rate=1e-3, warmup_steps=1000, average=0.999, patience=20
+    )
+    return Preset(
+        name="paper-cxr",
+        modality="CXR",
+        preprocessing=Preprocessing(size=(512, 512), grey_levels=256),
+        transform=InputTransform(),
+        architecture=Architecture(size=(512, 512), grey_levels=256, depth=32, widths=(512,) * 7),
+        base=schedule.model_copy(update={"epochs": 0}),
+        flow=schedule,
+        weights=(1.0,) * 7,
+    )
+
+
+def _starter_cxr() -> Preset:
+    """Coarse and standardised: what tells disease is coarse, and fine texture tells machines apart (measured)."""
+    schedule = Schedule(epochs=10, batch=32, micro_batch=32, learning_rate=1e-3, patience=4, shift=4)
+    return Preset(
+        name="starter-cxr",
+        modality="CXR",
+        preprocessing=Preprocessing(size=(128, 128), grey_levels=256),
+        transform=InputTransform(pool=(4, 4), standardise=True, spread=0.2),
+        architecture=Architecture(size=(32, 32), grey_levels=32, depth=8, widths=(64, 64, 64)),
+        base=schedule,
+        flow=schedule.model_copy(update={"epochs": 6, "learning_rate": 5e-4, "frozen_levels": 1}),
+        weights=(1.0, 1.0, 1.0),
+    )
+
+
+def _starter_bct() -> Preset:
+    schedule = Schedule(epochs=30, batch=4, micro_batch=4, learning_rate=1e-3, patience=8, shift=2)
+    return Preset(
+        name="starter-bct",
+        modality="BCT",
+        preprocessing=Preprocessing(size=(32, 128, 128), spacing_mm=(5.0, 1.8, 1.8), grey_levels=128),
+        transform=InputTransform(clip=114, pool=(2, 4, 4)),
+        architecture=Architecture(size=(16, 32, 32), grey_levels=32, depth=4, widths=(32, 32, 32)),
+        base=schedule,
+        flow=schedule.model_copy(update={"epochs": 20, "learning_rate": 5e-4, "frozen_levels": 1}),
+        weights=(1.0, 1.0, 1.0),
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        _paper_cxr(),
+        _paper_bct("paper-bct", (32, 128, 128), (4.0, 1.72, 1.72)),
+        _paper_bct("paper-bct-sample", (32, 64, 64), (4.0, 3.44, 3.44)),
+        _starter_cxr(),
+        _starter_bct(),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    """Return the preset of this name.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none.
+    """
+    if name not in PRESETS:
+        raise ConfigurationError(f"there is no preset {name}", remedy=f"presets are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,38 @@
+"""A progress bar for training: bits/dim of training and validation, and the time left."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from workers.lab.fit import Progress
+
+
+@contextmanager
+def show_progress(console: Console | None = None) -> Iterator[Callable[[Progress], None]]:
+    """Yield what training reports to; every stage gets a bar on the terminal (standard error)."""
+    bar = Bar(
+        TextColumn("{task.description:>8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("bits/dim train {task.fields[train]} valid {task.fields[valid]}"),
+        TimeRemainingColumn(),
+        console=console or Console(stderr=True),
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def report(progress: Progress) -> None:
+        train, valid = _number(progress.train_bpd), _number(progress.valid_bpd)
+        if progress.stage not in tasks:
+            tasks[progress.stage] = bar.add_task(progress.stage, total=progress.steps, train=train, valid=valid)
+        bar.update(tasks[progress.stage], completed=progress.step, train=train, valid=valid)
+
+    with bar:
+        yield report
+
+
+def _number(bits: float) -> str:
+    return "–" if math.isnan(bits) else f"{bits:.3f}"

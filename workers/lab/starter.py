@@ -1,0 +1,181 @@
+"""The recipes of the starter bundles: which public images, which of them are kept aside, and who is to be thanked.
+
+``python -m workers.lab.starter cxr DATA OUT`` makes cxr-starter, ``… bct …`` bct-starter, from the folder DATA that
+holds ``cxr_adult.npz`` and ``bct_ctich.npz``. One thread, one seed: the same machine makes the same bytes again.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from triage.bundles import Bundle
+from triage.errors import ConfigurationError
+from triage.manifest import DataSource
+from workers.flows.posterior import Posterior
+from workers.lab.auc import auc
+from workers.lab.fit import FlowGrid
+from workers.lab.images import ImageSet, load
+from workers.lab.presets import find_preset
+from workers.lab.progress import show_progress
+from workers.lab.train import Run, train
+
+# Twelve volumes without and twelve with hemorrhage that no flow sees; among them those that come as DICOM files too.
+BCT_TEST_NORMAL = "54,59,62,64,96,99,106,110,113,120,123,126"
+BCT_TEST_ABNORMAL = "49,51,53,67,70,73,79,81,83,86,87,89"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A starter bundle's images, as sources within the data folder; the test images are used for nothing else.
+
+    ``calibration_on_test`` calibrates on the test images (without their labels) where no others are left.
+    """
+
+    preset: str
+    name: str
+    normal: tuple[str, ...]
+    mixture: tuple[str, ...]
+    test_normal: str
+    test_abnormal: dict[str, str]
+    calibration_on_test: bool
+    summary: str
+    note: str
+    data: tuple[DataSource, ...]
+
+
+_CT = "bct_ctich.npz?hu=-20..100&spacing=0.15625*n_slices,1.56,1.56"
+
+RECIPES: dict[str, Recipe] = {
+    "cxr": Recipe(
+        preset="starter-cxr",
+        name="cxr-starter",
+        normal=("cxr_adult.npz?y_rsna=0&source=rsna_normal",),
+        mixture=("cxr_adult.npz?y_rsna=0&source=rsna_normal&sample=0.5", "cxr_adult.npz?y_rsna=-1"),
+        test_normal="cxr_adult.npz?y_rsna=0&source=talo",
+        test_abnormal={
+            "lung opacity": "cxr_adult.npz?y_rsna=1",
+            "abnormal without opacity": "cxr_adult.npz?y_rsna=2",
+            "all abnormal": "cxr_adult.npz?y_rsna=1,2",
+        },
+        calibration_on_test=False,
+        summary="Adult frontal chest X-rays at low resolution, for trying the node out.",
+        note="All test images come from one source and their patients from no training set; radiologists read them.",
+        data=(
+            DataSource(
+                name="NIH ChestX-ray14 (adult frontal chest X-rays)",
+                licence="free use with credit and citation",
+                credit="NIH Clinical Center; Wang et al., ChestX-ray8, CVPR 2017",
+            ),
+            DataSource(
+                name="RSNA Pneumonia Detection Challenge 2018 (radiologists' labels: to choose the normals and "
+                "to test; not contained in this bundle)",
+                licence="research, non-commercial",
+                credit="Shih et al., Radiology: Artificial Intelligence 2019;1:e180041",
+            ),
+        ),
+    ),
+    "bct": Recipe(
+        preset="starter-bct",
+        name="bct-starter",
+        normal=(f"{_CT}&y=0",),
+        mixture=(_CT,),
+        test_normal=f"{_CT}&patient={BCT_TEST_NORMAL}",
+        test_abnormal={"intracranial hemorrhage": f"{_CT}&patient={BCT_TEST_ABNORMAL}"},
+        calibration_on_test=True,
+        summary="Non-contrast head CTs at low resolution, for trying the node out: far too few to be good.",
+        note="The percentiles' reference is made of these volumes too (without their labels) and of shifted copies.",
+        data=(
+            DataSource(
+                name="CT-ICH 1.0.0 (55 head CTs, 24 with intracranial hemorrhage)",
+                licence="CC BY 4.0",
+                credit="Hssayeni et al., Data 2020;5:14; PhysioNet",
+            ),
+        ),
+    ),
+}
+
+
+def make(recipe: Recipe, data: Path, out: Path, *, resume: bool = False) -> Bundle:
+    """Make a starter bundle in ``out`` from the files in ``data``.
+
+    Raises
+    ------
+    ConfigurationError
+        If the data aren't there or ``out`` holds a bundle.
+    """
+    preset = find_preset(recipe.preset)
+
+    def images(*sources: str) -> ImageSet:
+        return load([f"{data / source}" for source in sources], preset.preprocessing, preset.modality)
+
+    test_normal = images(recipe.test_normal)
+    test_abnormal = {label: images(source) for label, source in recipe.test_abnormal.items()}
+    test = ImageSet.union([test_normal, *test_abnormal.values()])
+
+    def evaluate(posterior: Posterior, grid: FlowGrid) -> str:
+        return evaluation_section(recipe, posterior, grid, test_normal, test_abnormal)
+
+    run = Run(
+        preset=preset,
+        normal=images(*recipe.normal),
+        mixture=images(*recipe.mixture),
+        out=out,
+        calibration=test if recipe.calibration_on_test else None,
+        excluded=frozenset(test.patients),
+        summary=recipe.summary,
+        data=recipe.data,
+    )
+    with show_progress() as report:
+        return train(run, report, resume=resume, evaluate=evaluate)
+
+
+def evaluation_section(
+    recipe: Recipe,
+    posterior: Posterior,
+    grid: FlowGrid,
+    test_normal: ImageSet,
+    test_abnormal: dict[str, ImageSet],
+) -> str:
+    """Return the card's section on performance: AUC by label, for the statistic and for its ingredients."""
+    weights = np.asarray(find_preset(recipe.preset).weights)
+    normal_parts = posterior.level_parts(grid(test_normal.pixels))
+    lines = [
+        "## How good it is",
+        f"AUC with 95 % bootstrap interval on images that no flow saw. {recipe.note}\n",
+        "| label | percentile's statistic | plain -log p(normal given x) | -log p(x given normal) |",
+        "|---|---|---|---|",
+    ]
+    for label, abnormal in test_abnormal.items():
+        abnormal_parts = posterior.level_parts(grid(abnormal.pixels))
+        p0, p1 = (np.concatenate(pair) for pair in zip(normal_parts, abnormal_parts, strict=True))
+        truth = np.arange(len(p0)) >= len(test_normal)
+        estimates = ((p1 - p0) @ weights, (p1 - p0).sum(1), -p0.sum(1))
+        lines.append(f"| {label} | " + " | ".join(str(auc(estimate, truth)) for estimate in estimates) + " |")
+    lines.append(
+        "\nSmall sets give wide intervals, and an interval that reaches 0.5 means that nothing was shown. "
+        "Other scanners, ages and processing were not tested."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> None:
+    """Make the starter bundle named on the command line.
+
+    Raises
+    ------
+    ConfigurationError
+        If the arguments aren't MODALITY DATA OUT.
+    """
+    resume = "--resume" in arguments
+    plain = [argument for argument in arguments if argument != "--resume"]
+    if len(plain) != 3 or plain[0] not in RECIPES:
+        raise ConfigurationError("usage: python -m workers.lab.starter cxr|bct DATA OUT [--resume]")
+    torch.set_num_threads(1)
+    make(RECIPES[plain[0]], Path(plain[1]), Path(plain[2]), resume=resume)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,231 @@
+"""From images to a bundle: base flow, normal flow, mixture flow, calibration."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+import torch
+from safetensors.torch import save_file
+
+from triage.bundles import GOLDEN, MIXTURE, NORMAL, SUMS, Bundle, write_bundle
+from triage.calibration import Calibration
+from triage.errors import ConfigurationError
+from triage.manifest import DataSource, Manifest, Training
+from workers.flows.glow import Glow, dequantise
+from workers.flows.posterior import Posterior
+from workers.lab.calibrate import calibrate
+from workers.lab.card import write_card
+from workers.lab.fit import FlowGrid, Progress, Stage
+from workers.lab.golden import make_golden
+from workers.lab.images import ImageSet, share
+from workers.lab.presets import Preset, Schedule
+
+log = structlog.get_logger(__name__)
+
+INITIAL_IMAGES = 256
+"""Images of the data-dependent initialisation: coarse levels have few sites and need many images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What to train, from what, and where to.
+
+    Attributes
+    ----------
+    preset : Preset
+        The recipe.
+    normal, mixture : ImageSet
+        Reported normals, and unlabelled images; they may share images, and images of one patient share a split.
+    calibration : ImageSet or None
+        Unlabelled images to calibrate on; None takes a share of the mixture's patients.
+    excluded : frozenset of str
+        Patients kept aside for evaluation: none of their images is used.
+    out : Path
+        The bundle's folder; its name is the bundle's. Checkpoints are kept beside it until it is complete.
+    seed : int
+        Of everything random.
+    version, summary : str
+        Of the bundle.
+    data : tuple of DataSource
+        Credits.
+    device : torch.device
+        Where to train.
+    """
+
+    preset: Preset
+    normal: ImageSet
+    mixture: ImageSet
+    out: Path
+    calibration: ImageSet | None = None
+    excluded: frozenset[str] = frozenset()
+    seed: int = 0
+    version: str = "1.0.0"
+    summary: str = ""
+    data: tuple[DataSource, ...] = ()
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run can be taken up again."""
+        return self.out.with_name(self.out.name + ".training")
+
+    @property
+    def grid(self) -> FlowGrid:
+        """From the bundle's grid to the flows' integers."""
+        return FlowGrid(self.preset.transform, self.preset.architecture, self.preset.preprocessing.grey_levels)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that determines the result."""
+        digest = hashlib.sha256(self.preset.model_dump_json().encode())
+        digest.update(f"{self.seed} {sorted(self.excluded)}".encode())
+        for images in filter(None, (self.normal, self.mixture, self.calibration)):
+            digest.update("\n".join(images.keys).encode())
+            digest.update(images.pixels.tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Patients of one set for training, for early stopping, and for calibration."""
+
+    train: ImageSet
+    valid: ImageSet
+    calibration: ImageSet
+
+
+def split(images: ImageSet, run: Run) -> Split:
+    """Split by patient; a patient's part depends on the patient and the seed alone, so two sets agree on it.
+
+    Raises
+    ------
+    ConfigurationError
+        If a part gets no image.
+    """
+    own = run.calibration
+    images = images.without_patients(run.excluded | frozenset(own.patients if own else ()))
+    places = [share(patient, f"split {run.seed}") for patient in images.patients]
+    valid = run.preset.validation_share
+    held = valid + (0.0 if own else run.preset.calibration_share)
+    parts = Split(
+        images.select([place >= held for place in places]),
+        images.select([place < valid for place in places]),
+        own or images.select([valid <= place < held for place in places]),
+    )
+    if not (len(parts.train) and len(parts.valid) and len(parts.calibration)):
+        raise ConfigurationError(f"{len(images)} images are too few to train, validate and calibrate with")
+    return parts
+
+
+def train(
+    run: Run,
+    report: Callable[[Progress], None],
+    *,
+    resume: bool = False,
+    evaluate: Callable[[Posterior, FlowGrid], str] = lambda posterior, grid: "",
+) -> Bundle:
+    """Train both flows, calibrate them, and write the bundle; ``evaluate`` returns its card's section on performance.
+
+    Raises
+    ------
+    ConfigurationError
+        If the bundle exists, the images are too few, or ``resume`` meets another run's checkpoints.
+    """
+    if (run.out / SUMS).exists():
+        raise ConfigurationError(f"{run.out} already holds a bundle", remedy="choose another --out")
+    if not resume:
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+    normal, mixture = split(run.normal, run), split(run.mixture, run)
+    everything = Split(*(ImageSet.union(pair) for pair in zip(_parts(normal), _parts(mixture), strict=True)))
+    fit = _Fitter(run, report, resume)
+    flow_normal = fit.start(everything)
+    flow_mixture = deepcopy(flow_normal)
+    bpd_normal = fit("normal", flow_normal, normal, run.preset.flow)
+    bpd_mixture = fit("mixture", flow_mixture, mixture, run.preset.flow)
+    posterior = Posterior(flow_normal.cpu(), flow_mixture.cpu())
+    name = f"{run.out.name} {run.version}: {len(mixture.calibration)} held-out unlabelled images"
+    calibration = calibrate(posterior, mixture.calibration, run.grid, name=name, preset=run.preset)
+    training = Training(
+        preset=run.preset.name,
+        seed=run.seed,
+        images_normal=len(normal.train),
+        images_mixture=len(mixture.train),
+        bits_per_dim_normal=round(bpd_normal, 6),
+        bits_per_dim_mixture=round(bpd_mixture, 6),
+        made_with=f"torch {torch.__version__}",
+        data=run.data,
+    )
+    bundle = _write(run, posterior, calibration, training, evaluate(posterior, run.grid))
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    return bundle
+
+
+def _parts(sets: Split) -> tuple[ImageSet, ImageSet, ImageSet]:
+    return sets.train, sets.valid, sets.calibration
+
+
+@dataclass(frozen=True)
+class _Fitter:
+    """Runs the stages of a run."""
+
+    run: Run
+    report: Callable[[Progress], None]
+    resume: bool
+
+    def start(self, images: Split) -> Glow:
+        """Return the flow from which both start: initialised on all images, trained on them if the preset says so."""
+        run = self.run
+        flow = Glow(run.preset.architecture, seed=run.seed)
+        order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(run.seed))
+        grey = run.grid(images.train.pixels[order[:INITIAL_IMAGES].numpy()])
+        flow.initialise(dequantise(torch.from_numpy(grey).unsqueeze(1).float(), run.preset.architecture.grey_levels))
+        flow.to(run.device)
+        if run.preset.base.epochs:
+            self("base", flow, images, run.preset.base)
+        return flow
+
+    def __call__(self, name: str, flow: Glow, images: Split, schedule: Schedule) -> float:
+        """Train ``flow`` in place; return its validation bits/dim."""
+        run = self.run
+        stage = Stage(
+            name=name,
+            flow=flow,
+            train=images.train,
+            valid=images.valid,
+            grid=run.grid,
+            schedule=schedule,
+            seed=run.seed,
+            checkpoint=run.checkpoints / f"{name}.checkpoint",
+            fingerprint=run.fingerprint,
+        )
+        if self.resume and stage.resume():
+            log.info("stage_resumed", stage=name, step=stage.state.step)
+        return stage.run(self.report)
+
+
+def _write(run: Run, posterior: Posterior, calibration: Calibration, training: Training, evaluation: str) -> Bundle:
+    preset = run.preset
+    manifest = Manifest(
+        name=run.out.name,
+        version=run.version,
+        modality=preset.modality,
+        summary=run.summary,
+        preprocessing=preset.preprocessing,
+        transform=preset.transform,
+        architecture=preset.architecture,
+        training=training,
+    )
+    run.out.mkdir(parents=True, exist_ok=True)
+    contents = {
+        NORMAL: posterior.normal.state_dict(),
+        MIXTURE: posterior.mixture.state_dict(),
+        GOLDEN: make_golden(posterior, manifest),
+    }
+    for file, tensors in contents.items():
+        save_file(tensors, run.out / file)
+        (run.out / file).chmod(0o644)  # safetensors writes for the owner alone; the score workers may be another user
+    return write_bundle(run.out, manifest, calibration, write_card(manifest, calibration, evaluation))

@@ -1,0 +1,147 @@
+"""The node-side tasks: a study's objects → model input (queue ``prepare``); a score → SR (queue ``report``)."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import structlog
+from celery import Celery
+
+from triage.bundles import Bundle, find_bundle
+from triage.config import Configuration
+from triage.deliver import Negotiator
+from triage.dispatch import LEASE_S, Doorbell
+from triage.errors import NotScoredError, TriageError
+from triage.ledger import Ledger, Study, open_ledger
+from triage.messages import Score, Stage
+from triage.publish import Publisher
+from triage.rank import suggested_priority
+from triage.store import ObjectStore
+from triage.transport import PREPARE_TASK, REFUSED_TASK, REPORT_TASK, SCORED_TASK, Pulse
+from triage.worktray import WorkTray
+from workers.images import Source, prepare
+
+log = structlog.get_logger(__name__)
+
+_RETRY_S = 10.0
+
+
+class NodeTasks:
+    """What the prepare worker does with a job; every method is safe to be called twice or too late.
+
+    Parameters
+    ----------
+    config : Configuration
+        The node's configuration.
+    ledger : Ledger
+        Where the jobs are.
+    doorbell : Doorbell
+        Sends what became ready, without waiting for the dispatcher's next turn.
+    pulse : Pulse
+        Shows which job this process is at.
+    """
+
+    def __init__(self, config: Configuration, ledger: Ledger, doorbell: Doorbell, pulse: Pulse) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._store = ObjectStore(config.data_dir)
+        self._tray = WorkTray(config.data_dir)
+        self._doorbell = doorbell
+        self._pulse = pulse
+        self._publisher = Publisher(config, ledger, self._store)
+        self._negotiator = Negotiator(config.listen.ae_title)
+        self._bundles: dict[str, Bundle] = {}
+        for modality in ("CXR", "BCT"):
+            bundle = find_bundle(config.models, modality)
+            if bundle is not None:
+                self._bundles[modality] = bundle
+        self._report_not_scored = any("not_scored" in d.send for d in config.destination)
+
+    def prepare(self, job_id: int, fence: int) -> None:
+        """Choose the series, gate it, and make the model's input of a study."""
+        with self._pulse.busy(Stage.PREPARE, job_id):
+            study = self._ledger.start(job_id, fence, LEASE_S[Stage.PREPARE])
+            if study is None:
+                return
+            try:
+                self._prepare(study, job_id, fence)
+            except NotScoredError as exc:
+                log.info("not_scored", study=study.id, reason=exc.message)
+                self._ledger.unsuitable(job_id, fence, exc.message, report=self._report_not_scored)
+            except Exception as exc:  # noqa: BLE001 - the task's edge: the job goes back, counted, and ends as failed
+                self._give_back(study, job_id, fence, exc)
+        self._doorbell.ring(Stage.SCORE)
+        self._doorbell.ring(Stage.REPORT)
+
+    def scored(self, job_id: int, fence: int, wire: dict[str, Any]) -> None:
+        """Take a score in, then report it."""
+        score = Score.from_wire(wire)
+        priority = suggested_priority(score.percentile, self._config.rank) if not score.not_scored else None
+        job = self._ledger.scored(job_id, fence, score, priority, report_not_scored=self._report_not_scored)
+        if job is not None:
+            self._tray.drop(job.study_id)
+        self._doorbell.ring(Stage.REPORT)
+        self._doorbell.ring(Stage.SCORE)
+
+    def refused(self, job_id: int, fence: int, error: str) -> None:
+        """Take note that a score worker could not score; the job is tried again and in the end fails visibly."""
+        self._ledger.give_back(job_id, fence, error, _RETRY_S)
+
+    def report(self, job_id: int, fence: int) -> None:
+        """Build the SR of a scored or declined study and put it into the outbox."""
+        with self._pulse.busy(Stage.REPORT, job_id):
+            study = self._ledger.start(job_id, fence, LEASE_S[Stage.REPORT])
+            if study is None:
+                return
+            try:
+                rows = self._publisher.publish(study, self._negotiator)
+                self._ledger.reported(job_id, fence, rows)
+            except Exception as exc:  # noqa: BLE001 - as above
+                self._give_back(study, job_id, fence, exc)
+
+    def _prepare(self, study: Study, job_id: int, fence: int) -> None:
+        instances = [instance for instance in self._ledger.instances_of(study.id) if instance.scorable]
+        sources = [Source(instance.sop_instance_uid, self._store.path(instance.digest)) for instance in instances]
+        grids = {modality: bundle.preprocessing for modality, bundle in self._bundles.items()}
+        prepared = prepare(sources, grids)
+        self._tray.put(study.id, prepared.model_input)
+        self._ledger.prepared(job_id, fence, self._bundles[prepared.modality].digest, prepared.sources)
+
+    def _give_back(self, study: Study, job_id: int, fence: int, exc: Exception) -> None:
+        # The message of a foreign exception may quote a data set; its type and place never do.
+        what = exc.message if isinstance(exc, TriageError) else type(exc).__name__
+        trace = exc.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+        log.error("task_failed", study=study.id, job=job_id, error=what, where=where)
+        self._ledger.give_back(job_id, fence, f"could not be processed: {what}", _RETRY_S)
+
+
+def register(app: Celery, config: Configuration, pulse: Pulse) -> None:
+    """Register the node-side tasks on `app`.
+
+    Raises
+    ------
+    TriageError
+        If the ledger cannot be opened or a configured bundle is missing or altered.
+    """
+    ledger = open_ledger(config)
+    tasks = NodeTasks(config, ledger, Doorbell(ledger, app, WorkTray(config.data_dir)), pulse)
+    for name, function in (
+        (PREPARE_TASK, tasks.prepare),
+        (SCORED_TASK, tasks.scored),
+        (REFUSED_TASK, tasks.refused),
+        (REPORT_TASK, tasks.report),
+    ):
+        app.task(name=name)(_as_function(function))
+
+
+def _as_function(method: Callable[..., None]) -> Callable[..., None]:
+    """Celery sets attributes on what it registers, which a bound method does not allow."""
+
+    @wraps(method)
+    def function(*args: Any) -> None:
+        method(*args)
+
+    return function

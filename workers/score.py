@@ -1,0 +1,80 @@
+"""The score task: a job number, a bundle digest and an image in; two log densities out. It knows no patient.
+
+This process reaches the broker and the bundles, nothing else: no ledger, no object store, no DICOM network
+(enforced by an import contract).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from celery import Celery
+
+from triage.bundles import find_bundle
+from triage.config import Configuration
+from triage.errors import BundleError
+from triage.messages import ModelInput, Score, Stage
+from triage.transport import REFUSED_TASK, SCORE_TASK, SCORED_TASK, Pulse, send
+from workers.flows.engine import Engine
+
+log = structlog.get_logger(__name__)
+
+
+def load_engines(config: Configuration) -> dict[str, Engine]:
+    """Load every configured bundle once; returns the engines by bundle digest.
+
+    Raises
+    ------
+    BundleError
+        If a bundle is missing, altered or unknown.
+    """
+    engines = {}
+    for modality in ("CXR", "BCT"):
+        bundle = find_bundle(config.models, modality)
+        if bundle is not None:
+            engines[bundle.digest] = Engine(bundle, config.worker.device)
+            log.info("bundle_loaded", bundle=bundle.name, version=bundle.version, digest=bundle.digest)
+    return engines
+
+
+def register(app: Celery, config: Configuration, pulse: Pulse) -> None:
+    """Load the models and register the task on `app`."""
+    run = make_task(app, load_engines(config), pulse)
+    app.task(name=SCORE_TASK)(run)
+
+
+def make_task(app: Celery, engines: dict[str, Engine], pulse: Pulse) -> Callable[..., None]:
+    """Return the task's function."""
+
+    def run(job_id: int, fence: int, bundle_digest: str, wire: dict[str, Any]) -> None:
+        with pulse.busy(Stage.SCORE, job_id):
+            try:
+                score = score_one(engines, bundle_digest, ModelInput.from_wire(wire))
+            except (BundleError, ValueError) as exc:
+                log.error("score_refused", job=job_id, error=str(exc))
+                send(app, REFUSED_TASK, job_id, fence, str(exc))
+                return
+            except (RuntimeError, MemoryError) as exc:  # torch: out of memory, a lost device
+                log.error("score_broke", job=job_id, error=type(exc).__name__)
+                send(app, REFUSED_TASK, job_id, fence, f"the score worker broke: {type(exc).__name__}")
+                return
+            log.info("scored", job=job_id, model_time_s=round(score.model_time_s, 3))
+            send(app, SCORED_TASK, job_id, fence, score.to_wire())
+
+    return run
+
+
+def score_one(engines: dict[str, Engine], bundle_digest: str, model_input: ModelInput) -> Score:
+    """Score one input with the bundle that was asked for, and no other.
+
+    Raises
+    ------
+    BundleError
+        If this worker has no bundle of that digest, or the input does not fit it.
+    """
+    engine = engines.get(bundle_digest)
+    if engine is None:
+        raise BundleError(
+            f"this score worker has no bundle {bundle_digest[:12]}", remedy="give node and workers the same bundles"
+        )
+    return engine.score(model_input)
