@@ -27,6 +27,8 @@ class Calibration(BaseModel):
         One weight a level, none negative.
     reference : tuple of float
         The statistic's values over the reference, ascending, nats.
+    template : tuple of float
+        The reference's mean image on a coarse grid, flattened; images are compared with it.
     ranges : dict of str to (float, float)
         Lowest and highest admissible value of each checked quantity: every level's part of log p(x|normal), of
         log p(x) and of their difference, their totals, and plain statistics of the input image.
@@ -39,6 +41,7 @@ class Calibration(BaseModel):
     images: int = Field(ge=1)
     weights: tuple[Annotated[FiniteFloat, Field(ge=0)], ...] = Field(min_length=1)
     reference: tuple[FiniteFloat, ...] = Field(min_length=2)
+    template: tuple[FiniteFloat, ...]
     ranges: dict[str, tuple[FiniteFloat, FiniteFloat]]
 
     @model_validator(mode="after")

@@ -3,7 +3,6 @@
 One dispatcher leads per ledger; a second one waits for its lease to end.
 """
 
-import os
 import socket
 import threading
 import time

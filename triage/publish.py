@@ -80,9 +80,7 @@ class Publisher:
             station=self._config.listen.ae_title,
             created_at=datetime.now(UTC),
         )
-        report = build_report(
-            evidence, result, sop_class_uid=sop_class_uid, previous=self._previous(study)
-        )
+        report = build_report(evidence, result, sop_class_uid=sop_class_uid, previous=self._previous(study))
         digest = self._store.put_bytes(encode(report))
         return OutboxNew(destination, "sr", sop_class_uid, str(report.SOPInstanceUID), digest)
 

@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,27 @@ from pydicom.uid import (
     RLELossless,
     generate_uid,
 )
-from pynetdicom import build_context
+from pynetdicom import _config, build_context
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
-from tests.support.peers import missing
-from tests.support.reception import Node, associate, echoes, make_ct, running, send_one, subprocess_listener
-from triage.ledger import State
+from tests.support.peers import missing, wait_until
+from tests.support.reception import (
+    Node,
+    associate,
+    echoes,
+    make_config,
+    make_ct,
+    running,
+    send_one,
+    subprocess_listener,
+)
+from triage.ledger import State, open_ledger
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 EXPLICIT = [ExplicitVRLittleEndian]
 
 
@@ -49,7 +60,9 @@ def _send_raw(
     if sop_class is not None:
         request.AffectedSOPClassUID = sop_class
     if instance is not None:
-        request._AffectedSOPInstanceUID = instance
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(_config.VALIDATORS, "UI", lambda uid: (True, ""))
+            request.AffectedSOPInstanceUID = instance
     request.DataSet = BytesIO(content)
     assoc._reactor_checkpoint.clear()
     assoc.dimse.send_msg(request, cx)
@@ -163,8 +176,8 @@ def test_mismatch(node: Node, assoc: Association, keyword: str, missing_it: bool
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"rubbish that is no data set at all", _bytes(make_ct(SOPInstanceUID="1.2.3"))[:-100]],
-    ids=["empty", "rubbish", "truncated"],
+    [b"\x08\0", b"rubbish that is no data set at all", _bytes(make_ct(SOPInstanceUID="1.2.3"))[:-100]],
+    ids=["nothing", "rubbish", "truncated"],
 )
 def test_cannot_be_parsed(node: Node, assoc: Association, content: bytes) -> None:
     assert _send_raw(assoc, content, sop_class=CTImageStorage).Status == 0xC000
@@ -228,7 +241,10 @@ def test_a_full_disk(tmp_path: Path, first: int) -> None:
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         missing("mounting a small file system needs root")
     try:
-        with running(disk / "data", ledger=_ledger_elsewhere(tmp_path)) as node:
+        with (
+            closing(open_ledger(make_config(tmp_path / "elsewhere"))) as ledger,
+            running(disk / "data", ledger) as node,
+        ):
             statuses = [send_one(node.port, make_ct(PixelData=bytes(first))).Status for _ in range(20)]
             stored = statuses.count(0x0000)
             assert set(statuses) <= {0x0000, 0xA700}
@@ -244,17 +260,14 @@ def test_a_full_disk(tmp_path: Path, first: int) -> None:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def _ledger_elsewhere(folder: Path) -> Any:
-    from tests.support.reception import make_config
-    from triage.ledger import open_ledger
-
-    return open_ledger(make_config(folder / "elsewhere"))
-
-
 def test_a_limit_on_file_size(tmp_path: Path) -> None:
     """The process may write no large file: as with a full quota, the sender is told to come again."""
-    limit = (sys.executable, "-c", "import os, resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (2000000,) * 2)\nos.execv(sys.argv[1], sys.argv[1:])")  # fmt: skip
-    with subprocess_listener(tmp_path / "data", *limit) as (_, port):
+    program = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+    with subprocess_listener(tmp_path / "data", sys.executable, "-c", program) as (_, port):
         assert send_one(port, make_ct(PixelData=bytes(3_000_000))).Status == 0xA700
         assert send_one(port, make_ct()).Status == 0x0000
 
@@ -313,8 +326,6 @@ def test_names_in_any_character_set(node: Node) -> None:
 
 
 def test_the_release_is_told_and_an_abort_is_not(node: Node) -> None:
-    from tests.support.peers import wait_until
-
     released, aborted = make_ct(), make_ct()
     assert send_one(node.port, released).Status == 0x0000
     association = associate(node.port, [build_context(CTImageStorage, EXPLICIT)])

@@ -46,7 +46,7 @@ def tiny_manifest(modality: str = "CXR", name: str = "tiny") -> Manifest:
 
 def tiny_calibration(**changes: object) -> Calibration:
     """Return a calibration that lets everything through."""
-    plain = {"name": "test", "images": 3, "weights": (1.0, 1.0), "reference": (-10.0, 0.0, 10.0), "ranges": {}}
+    plain = {"name": "test", "images": 3, "weights": (1.0, 1.0), "reference": (-10.0, 0.0, 10.0), "ranges": {}, "template": (0.0,) * 64}
     return Calibration.model_validate(plain | changes)
 
 
@@ -54,11 +54,12 @@ def tiny_bundle(folder: Path, modality: str = "CXR", calibration: Calibration | 
     """Write a bundle of two untrained flows."""
     folder.mkdir(parents=True)
     manifest = tiny_manifest(modality, folder.name)
+    size = 8 ** len(manifest.architecture.size)
     flows = [perturbed(Glow(manifest.architecture, seed=seed), seed=seed) for seed in (1, 2)]
     for file, flow in zip((NORMAL, MIXTURE), flows, strict=True):
         save_file(flow.state_dict(), folder / file)
     save_file(make_golden(Posterior(*flows), manifest), folder / GOLDEN)
-    return write_bundle(folder, manifest, calibration or tiny_calibration(), "# A card\n")
+    return write_bundle(folder, manifest, calibration or tiny_calibration(template=(0.0,) * size), "# A card\n")
 
 
 def grey(shape: tuple[int, ...], below: int, seed: int = 0) -> np.ndarray:

@@ -120,7 +120,9 @@ class Node:
         items: list[dict[str, Any]] = self.get("/api/worklist?limit=500")["items"]
         return items
 
-    def wait_for(self, count: int, states: Sequence[str] = ("delivered",), timeout_s: float = 120) -> list[dict[str, Any]]:
+    def wait_for(
+        self, count: int, states: Sequence[str] = ("delivered",), timeout_s: float = 120
+    ) -> list[dict[str, Any]]:
         """Wait until `count` studies are in one of `states`; returns the worklist."""
 
         def ended() -> list[dict[str, Any]]:

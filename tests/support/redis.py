@@ -15,7 +15,17 @@ def running_redis(folder: Path, port: int | None = None) -> Iterator[str]:
     """Run redis-server while the block runs; yields its URL."""
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
-    command = [find_program("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    command = [
+        find_program("redis-server"),
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        str(folder),
+        "--save",
+        "",
+    ]
     with (folder / "redis.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:

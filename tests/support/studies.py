@@ -36,7 +36,7 @@ def chest_studies(count: int) -> list[StudyFiles]:
 
 def head_studies(count: int) -> list[StudyFiles]:
     """Return `count` head CTs, with and without hemorrhage in turn."""
-    folders = sorted(shared("data", "dicom_bct").iterdir(), key=lambda p: (p.name[::-1]))
+    folders = sorted(shared("data", "dicom_bct").iterdir(), key=lambda p: p.name[::-1])
     with_ich = [p for p in folders if not p.name.endswith("noich")]
     without = [p for p in folders if p.name.endswith("noich")]
     mixed = [path for pair in zip(with_ich, without, strict=True) for path in pair]

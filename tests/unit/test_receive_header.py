@@ -27,6 +27,7 @@ from triage.receive.walk import MAX_DEPTH, Walker
 
 __all__ = ["collection"]
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 NATIVE = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 KEYWORDS = {
     "sop_class_uid": "SOPClassUID",
@@ -140,7 +141,9 @@ def test_an_item_does_not_count_as_the_data_set(tmp_path: Path) -> None:
 
 
 def test_deep_nesting_is_refused(tmp_path: Path) -> None:
-    opening = struct.pack("<HH2sHL", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    opening = struct.pack("<HH2sHL", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
+        "<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF
+    )
     with pytest.raises(UnparsableObjectError, match="deep"):
         _read(tmp_path, opening * (MAX_DEPTH + 2))
     with pytest.raises(UnparsableObjectError):

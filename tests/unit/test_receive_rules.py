@@ -14,12 +14,17 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     RLELossless,
 )
-from pynetdicom.presentation import AllStoragePresentationContexts
+from pynetdicom.presentation import AllStoragePresentationContexts, StoragePresentationContexts
 
 from tests.support.reception import make_ct
 from triage.config.schema import Configuration, Destination, Peer
 from triage.conformance import conformance_statement
-from triage.receive.contexts import TRANSFER_SYNTAXES, not_scored_reason, supported_contexts
+from triage.receive.contexts import (
+    STORAGE_SOP_CLASSES,
+    TRANSFER_SYNTAXES,
+    not_scored_reason,
+    supported_contexts,
+)
 from triage.receive.limits import MAX_PENDING, MAX_PENDING_PER_ADDRESS, Connections
 from triage.receive.peers import is_invited, sanitised_ae_title
 from triage.receive.same import same_content
@@ -58,7 +63,14 @@ def test_without_a_list_anybody_may_come() -> None:
 
 @pytest.mark.parametrize(
     ("raw", "shown"),
-    [("CT1", "CT1"), ("A\n[error] forged", "A?[error] forged"), ("\x1b[31mRED", "?[31mRED"), (None, ""), ("A" * 99, "A" * 16), ("é\\", "??")],
+    [
+        ("CT1", "CT1"),
+        ("A\n[error] forged", "A?[error] forged"),
+        ("\x1b[31mRED", "?[31mRED"),
+        (None, ""),
+        ("A" * 99, "A" * 16),
+        ("é\\", "??"),
+    ],
 )
 def test_titles_are_fit_for_logs(raw: object, shown: str) -> None:
     assert sanitised_ae_title(raw) == shown
@@ -110,7 +122,8 @@ def test_every_storage_class_in_every_syntax() -> None:
     contexts = {str(c.abstract_syntax): c for c in supported_contexts()}
     for context in AllStoragePresentationContexts:
         assert tuple(contexts[str(context.abstract_syntax)].transfer_syntax) == TRANSFER_SYNTAXES
-    assert len(contexts) == len(AllStoragePresentationContexts) + 2
+    assert {str(c.abstract_syntax) for c in StoragePresentationContexts} < set(contexts)
+    assert len(contexts) == len(STORAGE_SOP_CLASSES) + 2
     commitment = contexts["1.2.840.10008.1.20.1"]
     assert (commitment.scu_role, commitment.scp_role) == (False, True)
     assert len(TRANSFER_SYNTAXES) == len(set(TRANSFER_SYNTAXES)) == 16
@@ -154,11 +167,27 @@ def test_other_objects_and_compressed_ones_are_different(tmp_path: Path) -> None
 
 def test_the_conformance_statement_says_what_runs() -> None:
     config = Configuration(
-        listen={"ae_title": "NODE7", "port": 11999, "min_free_gib": 7, "peer": [{"ae_title": "CT1", "address": "10.0.0.0/24"}]},
-        destination=[Destination(name="pacs", host="pacs.example", port=104, ae_title="PACS", storage_commitment=False)],
+        listen={
+            "ae_title": "NODE7",
+            "port": 11999,
+            "min_free_gib": 7,
+            "peer": [{"ae_title": "CT1", "address": "10.0.0.0/24"}],
+        },
+        destination=[
+            Destination(name="pacs", host="pacs.example", port=104, ae_title="PACS", storage_commitment=False)
+        ],
     )
     text = conformance_statement(config)
-    for expected in ("NODE7", ":11999", "7 GiB", "CT1", "10.0.0.0/24", "PACS@pacs.example:104", "C-FIND", "A700", "170 SOP classes"):
+    for expected in (
+        "NODE7",
+        ":11999",
+        "7 GiB",
+        "CT1",
+        "10.0.0.0/24",
+        "PACS@pacs.example:104",
+        "C-FIND",
+        "A700",
+    ):
         assert expected in text
     for uid in (*TRANSFER_SYNTAXES, *(c.abstract_syntax for c in AllStoragePresentationContexts)):
         assert str(uid) in text

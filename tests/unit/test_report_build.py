@@ -4,8 +4,8 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
-import highdicom.sr as sr
 import pytest
+from highdicom import sr
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 

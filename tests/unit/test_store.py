@@ -83,7 +83,9 @@ def test_what_is_not_kept_leaves_nothing(store: ObjectStore) -> None:
     assert not list(store.objects_dir.rglob("*.dcm"))
 
 
-@pytest.mark.parametrize("content", [b"", b"no DICOM", b"\0" * 128 + b"DICM", b"\0" * 128 + b"DICM" + b"\x02\0\x10\0UI"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no DICOM", b"\0" * 128 + b"DICM", b"\0" * 128 + b"DICM" + b"\x02\0\x10\0UI"]
+)
 def test_put_refuses_what_is_no_file(store: ObjectStore, content: bytes) -> None:
     with pytest.raises(UnparsableObjectError):
         store.put(content)

@@ -9,7 +9,9 @@ from triage.config import Configuration, Loaded, load
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="Configuration file. Default: $TRIAGE_CONFIG, else ./triage.toml."),
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="Configuration file. Default: $TRIAGE_CONFIG, else ./triage.toml."
+    ),
 ]
 
 

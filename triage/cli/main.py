@@ -36,7 +36,9 @@ def _version(asked: bool) -> None:
 def root(
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", metavar="FILE", help="Configuration file. Default: $TRIAGE_CONFIG, else ./triage.toml."),
+        typer.Option(
+            "--config", "-c", metavar="FILE", help="Configuration file. Default: $TRIAGE_CONFIG, else ./triage.toml."
+        ),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[

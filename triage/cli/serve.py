@@ -25,7 +25,9 @@ def serve(
     config: ConfigOption = None,
     role: Annotated[
         list[str] | None,
-        typer.Option("--role", metavar="ROLE", help=f"Run only this role here; may be repeated. Roles: {', '.join(ROLES)}."),
+        typer.Option(
+            "--role", metavar="ROLE", help=f"Run only this role here; may be repeated. Roles: {', '.join(ROLES)}."
+        ),
     ] = None,
 ) -> None:
     """Run the node: DICOM port, workers, delivery, worklist. Stop it with Ctrl-C or SIGTERM.

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+
 from triage.config.schema import Configuration
 from triage.errors import ConfigurationError
 
@@ -57,9 +58,7 @@ def find_file(option: Path | None) -> Path | None:
         here = Path("triage.toml")
         return here if here.is_file() else None
     if not asked.is_file():
-        raise ConfigurationError(
-            f"no configuration file {asked}", remedy="write one with: triage-node config init"
-        )
+        raise ConfigurationError(f"no configuration file {asked}", remedy="write one with: triage-node config init")
     return asked
 
 

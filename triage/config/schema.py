@@ -149,7 +149,9 @@ class Web(Section):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: Port = Field(8080, description="HTTP port")
-    viewer_url: str = Field("", description='link of a study, e.g. "https://…/viewer?StudyInstanceUIDs={study_instance_uid}"')
+    viewer_url: str = Field(
+        "", description='link of a study, e.g. "https://…/viewer?StudyInstanceUIDs={study_instance_uid}"'
+    )
 
 
 class Configuration(Section):

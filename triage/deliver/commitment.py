@@ -15,6 +15,7 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event
 
 from triage.deliver.link import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE, accepts
+from triage.deliver.means import give_up_or_retry
 from triage.deliver.policy import DEFAULT_POLICY, DeliveryPolicy, Outcome
 from triage.errors import DeliveryError, TriageError
 from triage.ledger import Ledger, OutboxItem
@@ -122,7 +123,6 @@ class CommitmentReports:
 
     def _not_held(self, item: OutboxItem, reason: int) -> None:
         error = f"storage commitment refused: {reason:04X}"
-        log.warning("commitment_failed", item=item.id, destination=item.destination, reason=f"{reason:04X}")
         give_up_or_retry(
             self._ledger,
             self._policy,
@@ -132,32 +132,6 @@ class CommitmentReports:
             error=error,
             now=self._clock(),
         )
-
-
-def give_up_or_retry(
-    ledger: Ledger,
-    policy: DeliveryPolicy,
-    item: OutboxItem,
-    *,
-    attempts: int,
-    outcome: Outcome,
-    error: str,
-    now: float,
-) -> None:
-    """Put an item off after its n-th sending failed, or among the dead letters if that was the last.
-
-    Parameters
-    ----------
-    attempts : int
-        Sendings so far, this one included.
-    now : float
-        Seconds since the epoch, UTC.
-    """
-    if attempts >= policy.attempts(outcome):
-        if ledger.outbox_dead(item.id, error):
-            log.error("dead_letter", item=item.id, study=item.study_id, destination=item.destination, error=error)
-        return
-    ledger.outbox_retry(item.id, error, now + policy.retry_delay_s(attempts))
 
 
 def _reference(item: OutboxItem) -> Dataset:

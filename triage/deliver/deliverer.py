@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import structlog
 
 from triage.config.schema import Configuration, Destination
-from triage.deliver.courier import Courier, Means, Rebuild
+from triage.deliver.courier import Courier
+from triage.deliver.means import Means, Rebuild
 from triage.deliver.policy import DEFAULT_POLICY, DeliveryPolicy
 from triage.ledger import Ledger
 from triage.store import ObjectStore

@@ -31,6 +31,8 @@ class DeliveryPolicy:
         A report that has not come by then is asked for again, or replaced by a C-FIND.
     commitment_requests : int
         Requests without any report after which a destination that cannot be queried is believed.
+    reluctance_s : float
+        How long a service is not asked for after the destination broke the association for it as often as that.
     retry_initial_s, retry_max_s : float
         Window of the first and of the longest wait before an item is sent again.
     breaker_failures : int
@@ -49,6 +51,7 @@ class DeliveryPolicy:
     report_on_association_s: float = 2
     report_after_s: float = 60
     commitment_requests: int = 3
+    reluctance_s: float = 600
     retry_initial_s: float = 4
     retry_max_s: float = 600
     breaker_failures: int = 3

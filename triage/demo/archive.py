@@ -6,9 +6,13 @@ import threading
 from pathlib import Path
 
 from pydicom import Dataset
-from pynetdicom import AE, AllStoragePresentationContexts, evt
-from pynetdicom.events import Event
-from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance, Verification
+from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
+from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.sop_class import (  # type: ignore[attr-defined] # made at run time
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+    Verification,
+)
 
 from triage.process import die_with_parent
 from triage.uids import checked_uid
@@ -35,7 +39,7 @@ class Archive:
 
     def on_store(self, event: Event) -> int:
         """Keep an object."""
-        path = self._path(event.request.AffectedSOPInstanceUID)
+        path = self._path(event.file_meta.MediaStorageSOPInstanceUID)
         path.write_bytes(event.encoded_dataset())
         return 0x0000
 
@@ -60,7 +64,7 @@ class Archive:
             report.FailedSOPSequence = failed
         ae = AE(ae_title=AE_TITLE)
         ae.add_requested_context(StorageCommitmentPushModel)
-        role = _scp_role()
+        role = build_role(StorageCommitmentPushModel, scp_role=True)
         assoc = ae.associate("127.0.0.1", self._node_port, ae_title=node_ae_title, ext_neg=[role])
         if assoc.is_established:
             kind = _FAILURES_EXIST if failed else _COMMITTED
@@ -69,12 +73,6 @@ class Archive:
 
     def _path(self, sop_instance_uid: object) -> Path:
         return self._folder / f"{checked_uid(sop_instance_uid)}.dcm"
-
-
-def _scp_role() -> object:
-    from pynetdicom import build_role
-
-    return build_role(StorageCommitmentPushModel, scp_role=True)
 
 
 def main() -> None:
@@ -86,12 +84,13 @@ def main() -> None:
     ae.supported_contexts = AllStoragePresentationContexts
     ae.add_supported_context(Verification)
     ae.add_supported_context(StorageCommitmentPushModel)
-    handlers = [(evt.EVT_C_STORE, archive.on_store), (evt.EVT_N_ACTION, archive.on_action)]
+    handlers: list[EventHandlerType] = [(evt.EVT_C_STORE, archive.on_store), (evt.EVT_N_ACTION, archive.on_action)]
     server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     stop.wait()
-    server.shutdown()
+    if server is not None:
+        server.shutdown()
 
 
 if __name__ == "__main__":

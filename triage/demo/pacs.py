@@ -116,4 +116,6 @@ def _wait_until_up(process: subprocess.Popen[bytes], pacs: Pacs) -> None:
                 return
         except OSError:
             time.sleep(0.1)
-    raise TriageError(f"{pacs.name} did not start; see {pacs.folder / 'pacs.log'}", remedy="try other ports: --port-base N")
+    raise TriageError(
+        f"{pacs.name} did not start; see {pacs.folder / 'pacs.log'}", remedy="try other ports: --port-base N"
+    )

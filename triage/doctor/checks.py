@@ -1,19 +1,19 @@
 """The checks: each looks at the real thing (opens, writes, decodes, asks) and says what to do if it is not well."""
 
 import os
+import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.metadata import entry_points
-from pathlib import Path
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
 
-import psutil
 import redis
 from pynetdicom import AE
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # made at run time
 from sqlalchemy.exc import SQLAlchemyError
 
 from triage.bundles import find_bundle
@@ -69,7 +69,12 @@ def run_checks(config: Configuration) -> Iterator[Check]:
     for part, check in _OWN.items():
         yield from _guarded(part, check, config)
     for entry in sorted(entry_points(group="triage_node.checks"), key=lambda e: e.name):
-        yield from _guarded(entry.name, lambda c, load=entry.load: (Check(p, Verdict(v), d, r) for p, v, d, r in load()(c)), config)
+        yield from _guarded(entry.name, partial(_from_entry, entry), config)
+
+
+def _from_entry(entry: EntryPoint, config: Configuration) -> Iterator[Check]:
+    for part, verdict, detail, remedy in entry.load()(config):
+        yield Check(part, Verdict(verdict), detail, remedy)
 
 
 def _guarded(part: str, check: Callable[[Configuration], Iterator[Check]], config: Configuration) -> Iterator[Check]:
@@ -97,7 +102,7 @@ def _data_folder(config: Configuration) -> Iterator[Check]:
         return
     yield Check("data folder", Verdict.OK, f"{folder}, a write is durable after {sync_ms:.0f} ms")
     yield from _clock(drift_s)
-    free_gib = psutil.disk_usage(str(folder)).free / _GIB
+    free_gib = shutil.disk_usage(folder).free / _GIB
     if free_gib < config.listen.min_free_gib:
         yield Check("disk", Verdict.FAIL, f"{free_gib:.1f} GiB free, below listen.min_free_gib = "
                     f"{config.listen.min_free_gib:g}: C-STORE would answer A700", "free space")  # fmt: skip
@@ -109,9 +114,13 @@ def _data_folder(config: Configuration) -> Iterator[Check]:
 
 def _clock(drift_s: float) -> Iterator[Check]:
     if time.time() < _BUILT:
-        yield Check("clock", Verdict.FAIL, f"shows {time.strftime('%Y-%m-%d', time.gmtime())}", "set the clock, use NTP")
+        yield Check(
+            "clock", Verdict.FAIL, f"shows {time.strftime('%Y-%m-%d', time.gmtime())}", "set the clock, use NTP"
+        )
     elif drift_s > _CLOCK_TOLERANCE_S:
-        yield Check("clock", Verdict.FAIL, f"differs from the file system's by {drift_s:.0f} s", "synchronise both by NTP")
+        yield Check(
+            "clock", Verdict.FAIL, f"differs from the file system's by {drift_s:.0f} s", "synchronise both by NTP"
+        )
     else:
         yield Check("clock", Verdict.OK, time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()))
 
@@ -149,7 +158,9 @@ def _can_bind(part: str, host: str, port: int, key: str) -> Check:
         try:
             probe.bind((host, port))
         except OSError as exc:
-            return Check(part, Verdict.FAIL, f"{host}:{port} cannot be used: {exc.strerror}", f"set {key} to a free port")
+            return Check(
+                part, Verdict.FAIL, f"{host}:{port} cannot be used: {exc.strerror}", f"set {key} to a free port"
+            )
     return Check(part, Verdict.OK, f"{host}:{port} is free")
 
 

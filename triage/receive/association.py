@@ -215,7 +215,10 @@ class ReceivingAssociation(Association):
                 statuses={f"{status:04X}": count for status, count in self.statuses.items()},
             )
         if self.is_released and self.statuses:
-            self._store_handler.released(self.sender)
+            try:
+                self._store_handler.released(self.sender)
+            except Exception:  # The edge of the process: only a hint is lost.
+                log.exception("release_failed", association=self.sender.association_id)
 
     def _run_reactor(self) -> None:
         """Serve until the association ends; waits for messages, where pynetdicom's own looks every millisecond."""

@@ -25,7 +25,12 @@ from pydicom.uid import (
     LegacyConvertedEnhancedCTImageStorage,
     RLELossless,
 )
-from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext, build_context
+from pynetdicom.presentation import (
+    AllStoragePresentationContexts,
+    PresentationContext,
+    StoragePresentationContexts,
+    build_context,
+)
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     Verification,
@@ -62,8 +67,11 @@ SCORABLE_SOP_CLASSES: tuple[UID, ...] = (
     LegacyConvertedEnhancedCTImageStorage,
 )
 
+# pynetdicom's longer list lacks the retired classes of its shorter one, which old archives still send.
 STORAGE_SOP_CLASSES: tuple[UID, ...] = tuple(
-    UID(str(context.abstract_syntax)) for context in AllStoragePresentationContexts
+    dict.fromkeys(
+        UID(str(context.abstract_syntax)) for context in (*AllStoragePresentationContexts, *StoragePresentationContexts)
+    )
 )
 
 

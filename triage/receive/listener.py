@@ -1,9 +1,9 @@
 """The DICOM port: one listening socket, one association per peer, a clean stop."""
 
-import logging
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from socketserver import TCPServer
@@ -221,7 +221,7 @@ def run_listener(
     ConfigurationError
         If the port cannot be had.
     """
-    # pynetdicom logs peers' UIDs and tracebacks; what the node has to say about a peer it says itself.
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    # They quote peers' values; what the node has to say about a peer it says itself.
+    warnings.filterwarnings("ignore", module="pydicom")
     with Listener(config, ledger, store, deliverer_hook):
         stop.wait()

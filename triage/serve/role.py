@@ -31,7 +31,7 @@ def run_broker(config: Configuration, stop: threading.Event) -> None:
     if socket_file.parent.stat().st_uid != os.getuid():
         raise ConfigurationError(f"{socket_file.parent} belongs to somebody else", remedy="set a shorter data_dir")
     program = str(get_binary_path())
-    os.execv(program, [
+    os.execv(program, [  # noqa: S606 - no shell wanted
         program, "--port", "0", "--unixsocket", str(socket_file), "--unixsocketperm", "600", "--dir", str(folder),
         "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction",
         "--loglevel", "warning", "--protected-mode", "yes",

@@ -56,7 +56,7 @@ def show_worklist(
         "worklist.html",
         items=part.items,
         links=_viewer_links(services, part.items),
-        models=sorted({item.model for item in part.items if item.model}),
+        models=sorted({(item.model, item.calibration or "unknown") for item in part.items if item.model}),
         filters=filters,
         modalities=MODALITIES,
         states=["read", *State],

@@ -48,6 +48,7 @@ class WorklistItem(BaseModel):
     percentile: float | None = Field(description="abnormality percentile, 0 to 100, of the calibration reference")
     log_posterior: float | None = Field(description="log p(x|normal) - log p(x), nats")
     model: str | None = Field(description="bundle that scored it: name, version, start of the digest")
+    calibration: str | None = Field(description="reference set that the percentile is against")
     waited_s: float = Field(description="seconds since arrival, or until it was read")
     overdue: bool = Field(description="waited longer than rank.max_wait_s")
     result_sop_instance_uid: str | None
@@ -74,6 +75,7 @@ class WorklistItem(BaseModel):
             percentile=study.percentile,
             log_posterior=study.log_posterior,
             model=model_of(study),
+            calibration=(study.score.calibration or None) if study.score else None,
             waited_s=round(waited_s(study, now), 3),
             overdue=is_overdue(study, now, rank),
             result_sop_instance_uid=study.result_sop_instance_uid or None,
@@ -191,7 +193,6 @@ class StudyDetail(WorklistItem):
     """A study with all that happened to it."""
 
     completed_by: str = Field(description="the signal that told that the study was complete")
-    calibration: str | None = Field(description="reference set that the percentile is against")
     instances: int
     events: list[EventItem]
     jobs: list[JobItem]
@@ -203,7 +204,6 @@ def study_detail(ledger: Ledger, study: Study, *, now: float, rank: Rank) -> Stu
     return StudyDetail(
         **dict(WorklistItem.of(study, now=now, rank=rank)),
         completed_by=study.completed_by,
-        calibration=study.score.calibration if study.score else None,
         instances=study.instance_count,
         events=[EventItem.of(event) for event in ledger.events(study.id)],
         jobs=[JobItem.of(job) for job in ledger.jobs_of(study.id)],

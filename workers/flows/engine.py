@@ -74,6 +74,7 @@ class Engine:
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
         self.bundle = bundle
         self.device = choose_device(device)
+        self.template = np.asarray(bundle.calibration.template)
         self.posterior = Posterior(*(load_flow(bundle, file, self.device) for file in (NORMAL, MIXTURE)))
 
     @property
@@ -98,7 +99,7 @@ class Engine:
         model_time_s = time.perf_counter() - started
         cell = self.posterior.normal.cell
         log_prob_normal, log_prob_mixture = float(normal.sum()) + cell, float(mixture.sum()) + cell
-        reason = calibration.check(quantities(normal, mixture, model_input.pixels, grey_levels))
+        reason = calibration.check(quantities(normal, mixture, model_input.pixels, self.template))
         statistic = calibration.statistic(normal.tolist(), mixture.tolist())
         return Score(
             log_prob_normal=log_prob_normal,

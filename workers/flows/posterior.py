@@ -46,8 +46,26 @@ class Posterior:
         return np.concatenate([empty, *parts[0]]), np.concatenate([empty, *parts[1]])
 
 
-def quantities(normal: Parts, mixture: Parts, pixels: npt.NDArray[np.uint8], grey_levels: int) -> dict[str, float]:
+COARSE = 8
+"""Blocks an axis of the coarse grid on which an image is compared with the template."""
+
+
+def coarse(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Return the means over `COARSE` blocks along every axis, flattened, of one image."""
+    image = pixels.astype(np.float64)
+    for axis in range(pixels.ndim):
+        blocks = np.array_split(image, min(COARSE, pixels.shape[axis]), axis)
+        image = np.concatenate([block.mean(axis=axis, keepdims=True) for block in blocks], axis)
+    return image.ravel()
+
+
+def quantities(
+    normal: Parts, mixture: Parts, pixels: npt.NDArray[np.uint8], template: npt.NDArray[np.float64]
+) -> dict[str, float]:
     """Return what calibration checks of one image, by name.
+
+    The flows alone would let a negative or a rotated image pass: its texture is right. Plain statistics of the image
+    and its likeness to the mean image don't.
 
     Parameters
     ----------
@@ -55,17 +73,24 @@ def quantities(normal: Parts, mixture: Parts, pixels: npt.NDArray[np.uint8], gre
         (L,): every level's part of the two log densities, nats.
     pixels : numpy.ndarray
         The image on the bundle's grid, before its input transform.
-    grey_levels : int
-        Of ``pixels``.
+    template : numpy.ndarray
+        The mean of `coarse` over the calibration's images.
     """
     found: dict[str, float] = {}
     for name, parts in (("normal", normal), ("mixture", mixture), ("ratio", mixture - normal)):
         found[name] = float(parts.sum())
         found.update({f"{name}.level{number}": float(part) for number, part in enumerate(parts, start=1)})
-    grey = pixels.astype(np.float64) / (grey_levels - 1)
+    grey = pixels.astype(np.float64)
     spread = float(grey.std())
     steps = [np.abs(np.diff(grey, axis=axis)).mean() for axis in range(-2, 0)]
     found["input.mean"] = float(grey.mean())
     found["input.spread"] = spread
     found["input.detail"] = float(np.mean(steps)) / spread if spread > 0 else 0.0
+    found["input.likeness"] = _correlation(coarse(pixels), template)
     return found
+
+
+def _correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size > 0 else 0.0

@@ -100,9 +100,7 @@ def _prepared(stack: Stack, grid: Grid) -> Prepared:
     if stack.tilt_degrees > 0.5:
         notes.append(f"gantry tilt of {stack.tilt_degrees:.1f} degrees corrected")
     uids = list(dict.fromkeys(f.source.sop_instance_uid for f in stack.frames))
-    return Prepared(
-        model_input=ModelInput(modality=BCT, pixels=pixels), sources=uids, modality=BCT, notes=notes
-    )
+    return Prepared(model_input=ModelInput(modality=BCT, pixels=pixels), sources=uids, modality=BCT, notes=notes)
 
 
 def _candidate(members: Sequence[Frame]) -> _Candidate:

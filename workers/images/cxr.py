@@ -79,9 +79,7 @@ def prepare_cxr(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
         if len(headers) > 1:
             notes.append(f"1 of {len(headers)} radiographs")
         model_input = ModelInput(modality=CXR, pixels=pixels)
-        return Prepared(
-            model_input=model_input, sources=[candidate.source.sop_instance_uid], modality=CXR, notes=notes
-        )
+        return Prepared(model_input=model_input, sources=[candidate.source.sop_instance_uid], modality=CXR, notes=notes)
     raise NotScoredError("; ".join(dict.fromkeys(reasons[:2])) or "no radiograph in the study")
 
 
@@ -121,7 +119,8 @@ def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None)
     if high - low < 0.02:
         raise NotScoredError("the image is blank")
     scaled = np.clip((resized - low) / (high - low), 0, 1)
-    return np.round(scaled * 255).astype(np.uint8)
+    tensor: npt.NDArray[np.uint8] = np.round(scaled * 255).astype(np.uint8)
+    return tensor
 
 
 def _resized(image: Floats, size: tuple[int, ...]) -> Floats:
@@ -230,9 +229,14 @@ def _when(ds: Dataset) -> int:
     """Return the acquisition time as a sortable number, 0 if unknown."""
     date = next((str(ds.get(k)) for k in ("AcquisitionDate", "ContentDate", "StudyDate") if ds.get(k)), "")
     time = next((str(ds.get(k)) for k in ("AcquisitionTime", "ContentTime", "StudyTime") if ds.get(k)), "")
-    digits = re.sub(r"\D", "", date)[:8].ljust(8, "0") + re.sub(r"\D", "", time.split(".", maxsplit=1)[0])[:6].ljust(6, "0")
-    return int(digits)
+    time = time.split(".", maxsplit=1)[0]
+    return int(_digits(date, 8) + _digits(time, 6))
+
+
+def _digits(text: str, count: int) -> str:
+    return re.sub(r"\D", "", text)[:count].ljust(count, "0")
 
 
 def _number(value: object) -> int:
-    return int(value) if isinstance(value, int | float) or str(value).strip().isdigit() else 0
+    """Return a whole number, 0 where the header holds none."""
+    return int(str(value).strip()) if str(value).strip().isdecimal() else 0

@@ -95,7 +95,7 @@ def decode_frame(ds: Dataset, index: int = 0) -> npt.NDArray[np.generic]:
             return _decode_jpeg_12_bit(ds, index)
         return pixel_array(ds, index=index, raw=True)
     # Decoders are C libraries behind plug-ins: what they raise on damaged bytes is an open list.
-    except Exception as exc:  # noqa: BLE001
+    except Exception as exc:
         raise NotScoredError(f"the pixel data cannot be decoded ({name})") from exc
 
 
@@ -148,9 +148,7 @@ def _decode_jpeg_12_bit(ds: Dataset, index: int) -> npt.NDArray[np.uint16]:
     image.SetNumberOfDimensions(2)
     image.SetDimensions((ds.Columns, ds.Rows, 1))
     image.SetDataElement(element)
-    image.SetPhotometricInterpretation(
-        gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2)
-    )
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
     image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
     # GDCM hands its char* out as str.

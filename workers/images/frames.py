@@ -94,7 +94,7 @@ class _Attributes:
         """Return the value, None where it is absent or empty."""
         for item in self._items:
             value = item.get(keyword)
-            if value is not None and value != "" and value != []:
+            if value is not None and value not in ("", []):
                 return value
         return None
 

@@ -1,4 +1,104 @@
-from workers.images.volume import Volume
+"""Is this volume a head with its brain in it, up to the vertex? The image decides, not the labels.
+
+Bounds were set on 55 head CTs with and without hemorrhage, fractures and craniotomies (CT-ICH) and a tilted GE series,
+with margins; what they refuse was tried on chest, abdomen, neck and spine slices and on drawn phantoms.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from triage.errors import NotScoredError
+from workers.images.pixels import Floats
 from workers.images.resample import HeadFrame
+from workers.images.volume import HU_OFFSET, Volume
+
+#: Everything from here on is bone (also where the data were clipped at 100 HU).
+BONE_HU = 90.0
+#: Gaps in the skull up to about twice this are closed: sutures, burr holes, partial volume.
+CLOSING_MM = 5.0
+#: A slice shows the vault if its skull encloses so much; so many millimetres of slices have to.
+MIN_ENCLOSED_CM2 = 40.0
+MIN_VAULT_MM = 20.0
+#: Typical CT number inside the skull: brain, from oedematous to packed with blood.
+BRAIN_MEDIAN_HU = (18.0, 65.0)
+BRAIN_HU = (5.0, 85.0)
+MIN_BRAIN_SHARE = 0.8
+#: Grey, white matter and CSF differ by more than this after smoothing over 5 mm; a phantom's filling doesn't.
+MIN_STRUCTURE_HU = 1.5
+SMOOTHING_MM = 5.0
+#: Cross-section of a head at its largest, cm².
+HEAD_CM2 = (80.0, 420.0)
+#: The uppermost slice of a whole head is much smaller than its largest.
+MAX_TOP_SHARE = 0.75
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """What is inside the skull in one slice: values in HU (smoothed and not), and its area."""
+
+    hu: Floats
+    smooth: Floats
+    area_cm2: float
+
+
 def check_head(volume: Volume, frame: HeadFrame) -> None:
-    return
+    """Refuse volumes that don't show a head.
+
+    Parameters
+    ----------
+    volume : Volume
+        In equation 4's values.
+    frame : HeadFrame
+        Where the head is taken to be.
+
+    Raises
+    ------
+    NotScoredError
+        If no skull encloses brain, or the vertex is cut off.
+    """
+    between, row, column = volume.voxel_mm
+    areas = frame.mask.sum(axis=(1, 2)) * row * column / 100
+    if not HEAD_CM2[0] <= float(areas.max()) <= HEAD_CM2[1]:
+        raise NotScoredError("not a head")
+    vault = [s for s in _inside_skull(volume, frame) if s.area_cm2 >= MIN_ENCLOSED_CM2]
+    if len(vault) * between < MIN_VAULT_MM:
+        raise NotScoredError("not a head: no skull around a brain")
+    hu = np.concatenate([s.hu for s in vault])
+    share = float(((hu >= BRAIN_HU[0]) & (hu <= BRAIN_HU[1])).mean())
+    if not BRAIN_MEDIAN_HU[0] <= float(np.median(hu)) <= BRAIN_MEDIAN_HU[1] or share < MIN_BRAIN_SHARE:
+        raise NotScoredError("a phantom, or not a head: what the skull holds is not brain")
+    if float(np.median([s.smooth.std() for s in vault])) < MIN_STRUCTURE_HU:
+        raise NotScoredError("a test pattern or phantom: what the skull holds has no structure")
+    if float(areas[np.flatnonzero(areas)[-1]]) > MAX_TOP_SHARE * float(areas.max()):
+        raise NotScoredError("the top of the head is not covered")
+
+
+def _inside_skull(volume: Volume, frame: HeadFrame) -> Iterator[_Slice]:
+    """Yield the largest region that bone encloses in each slice."""
+    _, row, column = volume.voxel_mm
+    radius = max(1, round(CLOSING_MM / row))
+    disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
+    for values, head in zip(volume.values, frame.mask, strict=True):
+        bone = np.pad((values >= BONE_HU + HU_OFFSET) & head, radius)
+        closed = ndimage.binary_closing(bone, disc)[radius:-radius, radius:-radius]
+        enclosed = ndimage.binary_fill_holes(closed) & ~closed
+        labels, count = ndimage.label(enclosed)
+        if count == 0:
+            continue
+        sizes = np.bincount(labels.ravel())[1:]
+        yield _measured(values, labels == int(sizes.argmax()) + 1, (row, column))
+
+
+def _measured(values: Floats, region: npt.NDArray[np.bool_], pixel_mm: tuple[float, float]) -> _Slice:
+    hu = values - np.float32(HU_OFFSET)
+    sigma = [SMOOTHING_MM / mm for mm in pixel_mm]
+    # Smoothing within the region alone: bone at its border must not leak in.
+    weight = ndimage.gaussian_filter(region.astype(np.float32), sigma)
+    smooth = ndimage.gaussian_filter(np.where(region, hu, 0), sigma) / np.maximum(weight, 1e-3)
+    # Along the border partial volume is no structure.
+    core = ndimage.binary_erosion(region, iterations=3)
+    return _Slice(hu=hu[region], smooth=smooth[core], area_cm2=float(region.sum()) * pixel_mm[0] * pixel_mm[1] / 100)

@@ -143,4 +143,5 @@ def _first_number(ds: Dataset, keyword: str) -> float | None:
 
 
 def _ramp(values: npt.NDArray[np.generic], low: float, high: float) -> Floats:
-    return np.clip((values.astype(np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+    grey: Floats = np.clip((values.astype(np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+    return grey

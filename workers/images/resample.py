@@ -80,7 +80,8 @@ def _head_mask(volume: Volume) -> npt.NDArray[np.bool_]:
         raise NotScoredError("no tissue in the images")
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return ndimage.binary_dilation(labels == int(sizes.argmax()), disc) & tissue
+    head: npt.NDArray[np.bool_] = ndimage.binary_dilation(labels == int(sizes.argmax()), disc) & tissue
+    return head
 
 
 def on_grid(volume: Volume, frame: HeadFrame, grid: Grid) -> npt.NDArray[np.uint8]:

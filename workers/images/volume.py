@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from pydicom import Dataset
 
 from triage.errors import NotScoredError
 from workers.images.decoders import decode_frame
@@ -15,6 +15,8 @@ from workers.images.stacks import Stack
 #: Equation 4 of the paper: pixel = clip(HU + 14, 0, 127).
 HU_OFFSET = 14
 TOP = 127
+#: Slices are averaged down to this, or the model's finer pixels, so that the gate still sees the skull.
+MAX_PIXEL_MM = 1.8
 MAX_SLICE_PIXELS = 1024 * 1024
 MAX_SLICES = 1200
 #: Tissue classes that clipping hides, in HU: air, lung, fat, everything else up to bone, bone.
@@ -71,7 +73,8 @@ def load_volume(stack: Stack, grid: Grid) -> Volume:
     if first.shape[0] * first.shape[1] > MAX_SLICE_PIXELS or len(stack.frames) > MAX_SLICES:
         raise NotScoredError("the series is implausibly large")
     spacing = grid.spacing_mm or (4.0, 1.72, 1.72)
-    shrink = [max(1, int(target / pixel)) for target, pixel in zip(spacing[1:], first.pixel_mm, strict=True)]
+    finest = [min(target, MAX_PIXEL_MM) for target in spacing[1:]]
+    shrink = [max(1, int(target / pixel + 1e-6)) for target, pixel in zip(finest, first.pixel_mm, strict=True)]
     counts = np.zeros(len(CLASS_EDGES_HU) + 1, dtype=np.int64)
     slices = []
     reader = _Reader()
@@ -89,11 +92,11 @@ class _Reader:
 
     def __init__(self) -> None:
         self._uid = ""
-        self._ds = None
+        self._ds = Dataset()
 
     def hu(self, frame: Frame) -> Floats:
         """Return float32 HU, shape (rows, columns); padding is air."""
-        if self._ds is None or self._uid != frame.source.sop_instance_uid:
+        if self._uid != frame.source.sop_instance_uid:
             self._uid, self._ds = frame.source.sop_instance_uid, frame.source.dataset()
         stored = decode_frame(self._ds, frame.index)
         if stored.ndim != 2 or stored.shape != frame.shape:

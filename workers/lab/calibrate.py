@@ -3,7 +3,7 @@
 import numpy as np
 
 from triage.calibration import Calibration
-from workers.flows.posterior import Posterior, quantities
+from workers.flows.posterior import Posterior, coarse, quantities
 from workers.lab.fit import FlowGrid, shifted
 from workers.lab.images import ImageSet
 from workers.lab.presets import Preset
@@ -29,7 +29,8 @@ def calibrate(posterior: Posterior, images: ImageSet, grid: FlowGrid, *, name: s
     copies = [shifted(images.pixels, preset.flow.shift, rng) for _ in range(preset.copies)]
     pixels = np.concatenate([images.pixels, *copies])
     normal, mixture = posterior.level_parts(grid(pixels))
-    rows = [quantities(n, m, image, grid.grey_levels) for n, m, image in zip(normal, mixture, pixels, strict=True)]
+    template = np.mean([coarse(image) for image in images.pixels], axis=0)
+    rows = [quantities(n, m, image, template) for n, m, image in zip(normal, mixture, pixels, strict=True)]
     ranges: dict[str, tuple[float, float]] = {}
     for quantity in rows[0]:
         values = [row[quantity] for row in rows]
@@ -41,5 +42,6 @@ def calibrate(posterior: Posterior, images: ImageSet, grid: FlowGrid, *, name: s
         images=len(images),
         weights=preset.weights,
         reference=tuple(sorted(statistics.tolist())),
+        template=tuple(template.round(3).tolist()),
         ranges=ranges,
     )

@@ -76,7 +76,7 @@ class Preset(BaseModel):
     validation_share: float = 0.1
     calibration_share: float = 0.2
     copies: int = 0
-    margin: float = 0.5
+    margin: float = 0.4
 
 
 def _paper_bct(name: str, size: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Preset:

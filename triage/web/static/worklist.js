@@ -64,6 +64,7 @@ function show(text, lost) {
 }
 
 function listen() {
+  show("connecting …", false);
   const events = new EventSource("/api/events");
   events.addEventListener("open", () => {
     show("live", false);

@@ -1,0 +1,155 @@
+"""How many images does the destination hold? Asked of a pynetdicom SCP that answers in every way, and of Orthanc."""
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import (
+    CTImageStorage,
+    EnhancedSRStorage,
+    StudyRootQueryRetrieveInformationModelFind,
+    Verification,
+)
+
+from tests.support.orthanc import running_orthanc
+from tests.support.peers import free_port
+from triage.complete import count_at_destination
+from triage.config.schema import Destination
+
+UID = "1.2.3.4"
+
+
+def answer(**attributes: Any) -> Dataset:
+    """A C-FIND answer."""
+    ds = Dataset()
+    ds.StudyInstanceUID = UID
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+@contextmanager
+def pacs(
+    study: list[Dataset] | int, series: list[Dataset] | int = 0xA900, *, find: bool = True
+) -> Iterator[Destination]:
+    """A C-FIND SCP that gives these answers at the two levels, or fails with this status."""
+
+    def handle(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        assert event.identifier.StudyInstanceUID == UID
+        answers = study if event.identifier.QueryRetrieveLevel == "STUDY" else series
+        if isinstance(answers, int):
+            yield answers, None
+            return
+        for ds in answers:
+            ds.QueryRetrieveLevel = event.identifier.QueryRetrieveLevel
+            yield 0xFF00, ds
+
+    ae = AE("PACS")
+    ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind if find else Verification)
+    port = free_port()
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_FIND, handle)])
+    try:
+        yield Destination(name="pacs", host="127.0.0.1", port=port, ae_title="PACS")
+    finally:
+        server.shutdown()
+
+
+def series(modality: str, number: Any) -> Dataset:
+    """A series of so many instances."""
+    return answer(SeriesInstanceUID=str(generate_uid()), Modality=modality, NumberOfSeriesRelatedInstances=number)
+
+
+WITHOUT_COUNT = [answer(ModalitiesInStudy="CT", NumberOfStudyRelatedInstances=None)]
+
+
+@pytest.mark.parametrize(
+    ("study", "at_series", "expected"),
+    [
+        pytest.param([answer(ModalitiesInStudy="CT", NumberOfStudyRelatedInstances="32")], 0xA900, 32, id="total"),
+        pytest.param(
+            [answer(ModalitiesInStudy=["CT", "SR"], NumberOfStudyRelatedInstances="35")],
+            [series("CT", 30), series("CT", 2), series("SR", 2), series("PR", 1)],
+            32,
+            id="reports-not-counted",
+        ),
+        pytest.param(WITHOUT_COUNT, [series("CT", 30), series("CT", 2)], 32, id="total-left-empty"),
+        pytest.param(
+            [answer(NumberOfStudyRelatedInstances="4")], [series("DX", 3), series("SR", 1)], 3, id="no-modalities"
+        ),
+        pytest.param(
+            [answer(ModalitiesInStudy="SR", NumberOfStudyRelatedInstances="1")], [series("SR", 1)], 0, id="sr"
+        ),
+        pytest.param([], 0xA900, 0, id="unknown-study"),
+        pytest.param(WITHOUT_COUNT, [series("CT", None)], None, id="no-counts-at-all"),
+        pytest.param(WITHOUT_COUNT, 0xA900, None, id="series-level-fails"),
+        pytest.param(0xC000, 0xC000, None, id="fails"),
+    ],
+)
+def test_the_count(study: list[Dataset] | int, at_series: list[Dataset] | int, expected: int | None) -> None:
+    with pacs(study, at_series) as destination:
+        assert count_at_destination([destination], UID, "TRIAGE") == expected
+
+
+def test_a_peer_that_answers_with_other_studies_too(tmp_path: Path) -> None:
+    other = answer(ModalitiesInStudy="CT", NumberOfStudyRelatedInstances="99")
+    other.StudyInstanceUID = "1.2.3.5"
+    mine = answer(ModalitiesInStudy="CT", NumberOfStudyRelatedInstances="7")
+    with pacs([other, mine]) as destination:
+        assert count_at_destination([destination], UID, "TRIAGE") == 7
+
+
+def test_the_first_destination_that_supports_it() -> None:
+    closed = Destination(name="closed", host="127.0.0.1", port=free_port(), ae_title="NOBODY")
+    total = [answer(ModalitiesInStudy="CT", NumberOfStudyRelatedInstances="5")]
+    with pacs([], find=False) as mute, pacs(0xC000) as failing, pacs(total) as good:
+        assert count_at_destination([closed, mute, failing, good], UID, "TRIAGE") == 5
+        assert count_at_destination([closed, mute, failing], UID, "TRIAGE") is None
+    assert count_at_destination([], UID, "TRIAGE") is None
+
+
+def test_a_silent_destination_does_not_hold_us_for_long() -> None:
+    """It accepts the connection and never says a word."""
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        silent = Destination(name="silent", host="127.0.0.1", port=listener.getsockname()[1], ae_title="SILENT")
+        began = time.monotonic()
+        assert count_at_destination([silent], UID, "TRIAGE", timeout_s=0.5) is None
+        assert time.monotonic() - began < 10
+
+
+def part_10(modality: str, sop_class_uid: str, series_instance_uid: str) -> bytes:
+    """A small object of study UID, as a file."""
+    ds = answer(Modality=modality, SOPClassUID=sop_class_uid, SOPInstanceUID=generate_uid())
+    ds.SeriesInstanceUID = series_instance_uid
+    ds.PatientID = "4711"
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    buffer = io.BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.orthanc
+def test_a_real_orthanc(tmp_path: Path) -> None:
+    with running_orthanc(tmp_path) as orthanc:
+        orthanc.register("triage", "TRIAGE", free_port())
+        destination = Destination(**orthanc.destination)
+        assert count_at_destination([destination], UID, "TRIAGE") == 0
+        for name in ("1.2.3.4.1", "1.2.3.4.1", "1.2.3.4.2"):
+            orthanc.upload(part_10("CT", CTImageStorage, name))
+        assert count_at_destination([destination], UID, "TRIAGE") == 3
+        orthanc.upload(part_10("SR", EnhancedSRStorage, "1.2.3.4.3"))
+        assert count_at_destination([destination], UID, "TRIAGE") == 3

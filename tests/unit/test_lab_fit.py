@@ -1,0 +1,163 @@
+"""Training: repeatable to the bit, resumable at any step, and hard to derail."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from triage.errors import ConfigurationError
+from triage.manifest import Architecture, InputTransform
+from workers.flows.glow import Glow, dequantise
+from workers.lab.fit import FlowGrid, Progress, Stage, shifted
+from workers.lab.images import ImageSet
+from workers.lab.presets import Schedule
+
+ARCHITECTURE = Architecture(size=(8, 8), grey_levels=16, depth=1, widths=(6, 6))
+GRID = FlowGrid(InputTransform(), ARCHITECTURE, 16)
+
+
+def images(count: int, seed: int = 0) -> ImageSet:
+    """Return ramps of random slope."""
+    rng = np.random.default_rng(seed)
+    ramp = np.arange(8)[None, :, None] * rng.uniform(0, 2, (count, 1, 1)) + np.zeros((1, 1, 8))
+    names = tuple(f"{seed}:{n}" for n in range(count))
+    return ImageSet(np.clip(ramp + rng.integers(0, 3, ramp.shape), 0, 15).astype(np.uint8), names, names)
+
+
+def stage(folder: Path, **changes: object) -> Stage:
+    plain = {"epochs": 4, "batch": 8, "micro_batch": 4, "learning_rate": 5e-3, "warmup_steps": 4, "shift": 1}
+    train = images(40)
+    flow = Glow(ARCHITECTURE, seed=0)
+    x = torch.from_numpy(train.pixels).unsqueeze(1).float()
+    flow.initialise(dequantise(x, 16))
+    return Stage(
+        name="normal",
+        flow=flow,
+        train=train,
+        valid=images(20, seed=1),
+        grid=GRID,
+        schedule=Schedule.model_validate(plain | changes),
+        seed=7,
+        checkpoint=folder / "normal.checkpoint",
+        fingerprint="this run",
+    )
+
+
+def ignore(progress: Progress) -> None:
+    pass
+
+
+def weights(made: Stage) -> list[torch.Tensor]:
+    return [value.clone() for value in made.flow.state_dict().values()]
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def test_training_lowers_validation_bits(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    best = stage(tmp_path, epochs=8).run(seen.append)
+    bits = [p.valid_bpd for p in seen if not math.isnan(p.valid_bpd)]
+    assert best == min(bits) < bits[0]
+    assert seen[-1].step == seen[-1].steps == 40
+    assert seen[-1].train_bpd < seen[4].train_bpd
+
+
+def test_two_runs_are_the_same_to_the_bit(tmp_path: Path) -> None:
+    made = [stage(tmp_path / name) for name in ("a", "b")]
+    assert made[0].run(ignore) == made[1].run(ignore)
+    assert same(weights(made[0]), weights(made[1]))
+
+
+@pytest.mark.parametrize("stop_after", [5, 12])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, stop_after: int) -> None:
+    whole = stage(tmp_path / "whole")
+    best = whole.run(ignore)
+    stage(tmp_path / "cut").run(ignore, stop_after=stop_after)
+    resumed = stage(tmp_path / "cut")
+    assert resumed.resume()
+    assert 0 < resumed.state.step <= stop_after
+    assert resumed.run(ignore) == best
+    assert same(weights(resumed), weights(whole))
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
+    done = stage(tmp_path)
+    best = done.run(ignore)
+    again = stage(tmp_path)
+    assert again.resume()
+    steps: list[Progress] = []
+    assert again.run(steps.append) == best
+    assert not steps
+    assert same(weights(again), weights(done))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    stage(tmp_path).run(ignore)
+    other = stage(tmp_path)
+    other.fingerprint = "another run"
+    with pytest.raises(ConfigurationError, match="other images, seed or preset"):
+        other.resume()
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    assert not stage(tmp_path).resume()
+
+
+def test_frozen_levels_stay(tmp_path: Path) -> None:
+    made = stage(tmp_path, frozen_levels=1)
+    before = {name: value.clone() for name, value in made.flow.state_dict().items()}
+    made.run(ignore)
+    changed = {name.split(".")[1] for name, value in made.flow.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"1"}
+
+
+def poison(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda gradient: torch.full_like(gradient, value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e6])
+def test_a_step_that_would_derail_is_skipped(tmp_path: Path, value: float) -> None:
+    made = stage(tmp_path, epochs=2)
+    made.run(ignore, stop_after=6)
+    before = weights(made)
+    hook = next(iter(made.trainable)).register_hook(poison(value))
+    made.run(ignore, stop_after=7)
+    hook.remove()
+    assert made.state.skipped == 1
+    assert same(weights(made), before)
+    made.run(ignore)
+    assert not same(weights(made), before)
+
+
+def test_training_ends_when_validation_no_longer_improves(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    made = stage(tmp_path, epochs=60, patience=2, learning_rate=0.2, warmup_steps=1)
+    made.run(seen.append)
+    assert seen[-1].step < seen[-1].steps
+    assert made.state.best_bpd <= min(p.valid_bpd for p in seen if not math.isnan(p.valid_bpd))
+
+
+def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
+    whole, parts = stage(tmp_path / "a", micro_batch=8), stage(tmp_path / "b", micro_batch=2)
+    for made in (whole, parts):
+        made.run(ignore, stop_after=1)
+    close = [torch.allclose(a, b, atol=1e-5) for a, b in zip(weights(whole), weights(parts), strict=True)]
+    assert all(close)
+
+
+def test_shifts_repeat_the_edge_and_move_whole_images() -> None:
+    image = np.arange(25, dtype=np.uint8).reshape(1, 5, 5)
+    found = {shifted(image, 1, np.random.default_rng(seed))[0].tobytes() for seed in range(60)}
+    assert len(found) == 9
+    right = np.hstack([image[0][:, :1], image[0][:, :-1]])
+    assert right.astype(np.uint8).tobytes() in found

@@ -1,0 +1,127 @@
+"""Where training images come from, and into which split they fall."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from triage.errors import ConfigurationError
+from triage.manifest import Preprocessing
+from workers.lab.images import ImageSet, load
+from workers.lab.presets import find_preset
+from workers.lab.train import Run, split
+
+GRID = Preprocessing(size=(64, 64), grey_levels=256)
+HEAD = Preprocessing(size=(8, 32, 32), spacing_mm=(10.0, 7.0, 7.0), grey_levels=128)
+
+
+def chests(count: int, seed: int = 0) -> np.ndarray:
+    """Return smooth images without borders, uint8 (N, 128, 128)."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(40, 216, (count, 8, 8)).astype(np.float64)
+    return np.kron(coarse, np.ones((1, 16, 16))).astype(np.uint8)
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    path = tmp_path / "set.npz"
+    patients = np.array(["a", "a", "b", "", "", "c"])
+    np.savez(path, x=chests(6), y=np.array([0, 1, 0, 0, 1, 2]), patient=patients)
+    return path
+
+
+def test_rows_are_selected_by_the_other_arrays(npz: Path) -> None:
+    assert load([f"{npz}"], GRID, "CXR").keys == tuple(f"set:{n}" for n in range(6))
+    assert load([f"{npz}?y=0"], GRID, "CXR").keys == ("set:0", "set:2", "set:3")
+    assert load([f"{npz}?y=0,2"], GRID, "CXR").keys == ("set:0", "set:2", "set:3", "set:5")
+    assert load([f"{npz}?y!=0&patient!=a"], GRID, "CXR").keys == ("set:4", "set:5")
+
+
+def test_an_image_named_twice_is_one_image_and_one_without_patient_is_its_own(npz: Path) -> None:
+    images = load([f"{npz}?y=0", f"{npz}"], GRID, "CXR")
+    assert len(images) == 6
+    by_key = dict(zip(images.keys, images.patients, strict=True))
+    assert by_key["set:0"] == by_key["set:1"] == "set:a"
+    assert by_key["set:3"] == "set:3"
+
+
+def test_a_sample_is_the_same_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "many.npz"
+    np.savez(path, x=chests(60))
+    half = load([f"{path}?sample=0.5"], GRID, "CXR")
+    assert 15 < len(half) < 45
+    assert load([f"{path}?sample=0.5"], GRID, "CXR").keys == half.keys
+
+
+@pytest.mark.parametrize("source", ["{}?z=1", "{}?y=7", "{}?y", "/no/where", "{}x"])
+def test_a_source_that_gives_nothing_is_an_error(npz: Path, source: str) -> None:
+    with pytest.raises(ConfigurationError):
+        load([source.format(npz)], GRID, "CXR")
+
+
+def test_head_cts_need_window_and_spacing(tmp_path: Path) -> None:
+    path = tmp_path / "ct.npz"
+    head = np.zeros((1, 16, 64, 64), np.uint8)
+    head[:, 2:14, 12:52, 12:52] = 120
+    np.savez(path, x=head, n=np.array([20]))
+    with pytest.raises(ConfigurationError, match="window and spacing"):
+        load([f"{path}"], HEAD, "BCT")
+    with pytest.raises(ConfigurationError, match="LOW"):
+        load([f"{path}?hu=0..100&spacing=1,2"], HEAD, "BCT")
+    images = load([f"{path}?hu=-20..100&spacing=0.4*n,3.5,3.5"], HEAD, "BCT")
+    assert images.pixels.shape == (1, 8, 32, 32)
+    assert images.pixels.max() == round(-20 + 120 / 255 * 120 + 14)
+    middle = np.argwhere(images.pixels[0].max(0) > 20).mean(0)
+    assert np.abs(middle - 15.5).max() < 1
+
+
+def test_folders_of_pictures_with_a_folder_a_patient(tmp_path: Path) -> None:
+    for number, pixels in enumerate(chests(4)):
+        place = tmp_path / ("one" if number < 2 else f"p{number}")
+        place.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "broken.png").write_bytes(b"not an image either")
+    images = load([str(tmp_path)], GRID, "CXR")
+    assert len(images) == 4
+    assert len(set(images.patients)) == 3
+
+
+def images_of(patients: list[str], prefix: str = "") -> ImageSet:
+    count = len(patients)
+    return ImageSet(chests(count), tuple(f"{prefix}{n}" for n in range(count)), tuple(patients))
+
+
+def test_a_patient_s_images_share_a_split_in_both_sets(tmp_path: Path) -> None:
+    patients = [f"p{n // 2}" for n in range(200)]
+    normal, mixture = images_of(patients, "n"), images_of(patients[::-1], "m")
+    run = Run(preset=find_preset("starter-cxr"), normal=normal, mixture=mixture, out=tmp_path, excluded=frozenset({"p1"}))
+    parts = [split(images, run) for images in (normal, mixture)]
+    for name in ("train", "valid", "calibration"):
+        here = {p for part in parts for p in getattr(part, name).patients}
+        others = {
+            p for part in parts for o in {"train", "valid", "calibration"} - {name} for p in getattr(part, o).patients
+        }
+        assert here
+        assert not here & others
+        assert "p1" not in here
+    assert sum(len(getattr(parts[0], name)) for name in ("train", "valid", "calibration")) == 198
+
+
+def test_own_calibration_images_are_kept_out_of_training(tmp_path: Path) -> None:
+    patients = [f"p{n}" for n in range(60)]
+    everything = images_of(patients)
+    own = everything.select([p in ("p3", "p4") for p in patients])
+    run = Run(preset=find_preset("starter-cxr"), normal=everything, mixture=everything, out=tmp_path, calibration=own)
+    parts = split(everything, run)
+    assert parts.calibration is own
+    assert not {"p3", "p4"} & {*parts.train.patients, *parts.valid.patients}
+    assert len(parts.train) + len(parts.valid) == 58
+
+
+def test_too_few_images_are_an_error(tmp_path: Path) -> None:
+    few = images_of(["a", "b"])
+    run = Run(preset=find_preset("starter-cxr"), normal=few, mixture=few, out=tmp_path)
+    with pytest.raises(ConfigurationError, match="too few"):
+        split(few, run)
