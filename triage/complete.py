@@ -145,7 +145,10 @@ def _images_by_series(assoc: Association, study_instance_uid: str) -> int:
     query.NumberOfSeriesRelatedInstances = None
     counts: dict[str, int] = {}
     for ds in _matches(assoc, query):
-        if ds.get("Modality") in NON_IMAGE_MODALITIES or ds.get("StudyInstanceUID", study_instance_uid) != study_instance_uid:
+        if (
+            ds.get("Modality") in NON_IMAGE_MODALITIES
+            or ds.get("StudyInstanceUID", study_instance_uid) != study_instance_uid
+        ):
             continue
         number = _number(ds, "NumberOfSeriesRelatedInstances")
         if number is None:

@@ -46,7 +46,14 @@ def tiny_manifest(modality: str = "CXR", name: str = "tiny") -> Manifest:
 
 def tiny_calibration(**changes: object) -> Calibration:
     """Return a calibration that lets everything through."""
-    plain = {"name": "test", "images": 3, "weights": (1.0, 1.0), "reference": (-10.0, 0.0, 10.0), "ranges": {}, "template": (0.0,) * 64}
+    plain = {
+        "name": "test",
+        "images": 3,
+        "weights": (1.0, 1.0),
+        "reference": (-10.0, 0.0, 10.0),
+        "ranges": {},
+        "template": (0.0,) * 64,
+    }
     return Calibration.model_validate(plain | changes)
 
 

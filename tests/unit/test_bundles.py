@@ -71,7 +71,10 @@ ALTERATIONS: dict[str, Callable[[Path], object]] = {
     "hidden name": lambda f: append(f, f"{'0' * 64}  .hidden\n"),
     "listed twice": lambda f: append(f, f"{'0' * 64}  card.md\n"),
     "no sum": lambda f: append(f, "card.md\n"),
-    "symbolic link": lambda f: ((f / "card.md").rename(f.parent / "card.md"), (f / "card.md").symlink_to(f.parent / "card.md")),
+    "symbolic link": lambda f: (
+        (f / "card.md").rename(f.parent / "card.md"),
+        (f / "card.md").symlink_to(f.parent / "card.md"),
+    ),
 }
 
 
@@ -126,7 +129,9 @@ def test_bundles_are_found_by_modality(folder: Path) -> None:
     ("models", "modality"),
     [({"cxr": "nothing"}, "CXR"), ({"cxr": "../tiny"}, "CXR"), ({"bct": "tiny"}, "BCT"), ({"dir": "/no/where"}, "CXR")],
 )
-def test_a_bundle_that_is_not_there_or_not_for_that_is_refused(folder: Path, models: dict[str, str], modality: str) -> None:
+def test_a_bundle_that_is_not_there_or_not_for_that_is_refused(
+    folder: Path, models: dict[str, str], modality: str
+) -> None:
     with pytest.raises(BundleError):
         find_bundle(Models(**{"dir": str(folder.parent), "cxr": "tiny"} | models), modality)
 

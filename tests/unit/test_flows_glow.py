@@ -104,7 +104,9 @@ def test_every_grey_level_s_cell_is_hit_in_its_middle() -> None:
 
 
 def test_the_same_seed_makes_the_same_flow() -> None:
-    one, same, other = (Glow(Architecture(size=(8, 8), grey_levels=16, depth=1, widths=(4,)), seed=s) for s in (1, 1, 2))
+    one, same, other = (
+        Glow(Architecture(size=(8, 8), grey_levels=16, depth=1, widths=(4,)), seed=s) for s in (1, 1, 2)
+    )
     pairs = list(itertools.pairwise([one, same, other]))
     equal = [all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True)) for a, b in pairs]
     assert equal == [True, False]

@@ -117,7 +117,9 @@ def test_frozen_levels_stay(tmp_path: Path) -> None:
     made = stage(tmp_path, frozen_levels=1)
     before = {name: value.clone() for name, value in made.flow.state_dict().items()}
     made.run(ignore)
-    changed = {name.split(".")[1] for name, value in made.flow.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name.split(".")[1] for name, value in made.flow.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert changed == {"1"}
 
 

@@ -96,7 +96,9 @@ def images_of(patients: list[str], prefix: str = "") -> ImageSet:
 def test_a_patient_s_images_share_a_split_in_both_sets(tmp_path: Path) -> None:
     patients = [f"p{n // 2}" for n in range(200)]
     normal, mixture = images_of(patients, "n"), images_of(patients[::-1], "m")
-    run = Run(preset=find_preset("starter-cxr"), normal=normal, mixture=mixture, out=tmp_path, excluded=frozenset({"p1"}))
+    run = Run(
+        preset=find_preset("starter-cxr"), normal=normal, mixture=mixture, out=tmp_path, excluded=frozenset({"p1"})
+    )
     parts = [split(images, run) for images in (normal, mixture)]
     for name in ("train", "valid", "calibration"):
         here = {p for part in parts for p in getattr(part, name).patients}

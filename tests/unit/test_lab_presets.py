@@ -12,7 +12,13 @@ from workers.lab.presets import PRESETS, find_preset
 def test_every_preset_makes_a_valid_manifest(name: str) -> None:
     preset = PRESETS[name]
     training = Training(
-        preset=name, seed=0, images_normal=1, images_mixture=1, bits_per_dim_normal=1, bits_per_dim_mixture=1, made_with=""
+        preset=name,
+        seed=0,
+        images_normal=1,
+        images_mixture=1,
+        bits_per_dim_normal=1,
+        bits_per_dim_mixture=1,
+        made_with="",
     )
     Manifest(
         name="any", version="1", modality=preset.modality, preprocessing=preset.preprocessing, transform=preset.transform,
