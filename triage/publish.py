@@ -8,7 +8,8 @@ from pydicom import Dataset
 from triage.config import Configuration, Destination
 from triage.errors import NotFoundError, ReportError
 from triage.ledger import Instance, Ledger, OutboxItem, OutboxNew, State, Study
-from triage.report import COMPREHENSIVE_3D_SR, ReportInput, build_report, encode
+from triage.report import ReportInput, build_report, encode
+from triage.sop_classes import COMPREHENSIVE_3D_SR
 from triage.store import ObjectStore
 
 Negotiate = Callable[[Destination], str | None]

@@ -17,7 +17,7 @@ from triage.config.schema import Destination
 from triage.deliver import PROOF_FIND, CommitmentReports, DeliveryPolicy, Negotiator
 from triage.ledger import OutboxItem, OutboxNew, OutboxState, State
 from triage.receive.listener import Listener
-from triage.report import SR_CLASSES
+from triage.sop_classes import SR_CLASSES
 
 pytestmark = pytest.mark.orthanc
 

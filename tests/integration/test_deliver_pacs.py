@@ -17,7 +17,7 @@ from triage.deliver import PROOF_FIND, PROOF_NONE, CommitmentReports, DeliveryPo
 from triage.errors import ReportError
 from triage.ledger import OutboxItem, OutboxNew, OutboxState, State
 from triage.receive.listener import Listener
-from triage.report import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR, ENHANCED_SR
+from triage.sop_classes import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR, ENHANCED_SR
 
 COMMITTED, DEAD, PENDING, SENT = OutboxState.COMMITTED, OutboxState.DEAD, OutboxState.PENDING, OutboxState.SENT
 
@@ -215,10 +215,13 @@ def test_a_pacs_that_takes_only_implicit_vr_gets_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [0xB000, 0xB007, 0x0111])
 def test_a_warning_means_stored(status: int, tmp_path: Path) -> None:
-    with running_pacs(Pacs(status=lambda n: status)) as pacs:
-        with post_office(tmp_path, [pacs.destination]) as office, delivering(office):
-            office.post(1)
-            assert office.wait_for(COMMITTED)[0].last_status == f"{status:04X}"
+    with (
+        running_pacs(Pacs(status=lambda n: status)) as pacs,
+        post_office(tmp_path, [pacs.destination]) as office,
+        delivering(office),
+    ):
+        office.post(1)
+        assert office.wait_for(COMMITTED)[0].last_status == f"{status:04X}"
 
 
 @pytest.mark.parametrize("status", [0xA900, 0xC000, 0x0122])

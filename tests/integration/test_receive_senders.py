@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 from tests.support.peers import dcmtk_environment, find_program, wait_until
 from tests.support.reception import Node, associate, collection, has_file_meta, make_ct, running, send_one
-from triage.cli.send import find_items, plan, send_files
 from triage.errors import InvalidUIDError
 from triage.receive.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
+from triage.scu import find_items, plan, send_files
 from triage.store import ObjectStore
 from triage.uids import checked_uid
 
@@ -290,7 +290,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 def test_more_contexts_than_one_association_holds(node: Node, tmp_path: Path) -> None:
     for number, context in enumerate(AllStoragePresentationContexts):
         _save(make_ct(SOPClassUID=context.abstract_syntax), tmp_path / f"{number}.dcm")
-    from triage.cli.send import Sent
+    from triage.scu import Sent
 
     assert [len(group) for group in plan(find_items([tmp_path], Sent()))] == [128, 42]
     sent = send_files([tmp_path], "127.0.0.1", node.port, "TRIAGE")

@@ -20,7 +20,8 @@ from tests.support.reports import (
     result,
     unpack_collection,
 )
-from triage.report import SR_CLASSES, ReportInput, build_report, encode
+from triage.report import ReportInput, build_report, encode
+from triage.sop_classes import SR_CLASSES
 
 KINDS = {
     "cr": ([header(CR)], result()),

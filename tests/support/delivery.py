@@ -13,7 +13,8 @@ from tests.support.reports import header, result
 from triage.config.schema import Configuration, Destination, Listen
 from triage.deliver import Deliverer, DeliveryPolicy
 from triage.ledger import Ledger, OutboxItem, OutboxNew, OutboxState, Study, open_ledger
-from triage.report import COMPREHENSIVE_3D_SR, build_report, encode
+from triage.report import build_report, encode
+from triage.sop_classes import COMPREHENSIVE_3D_SR
 from triage.store import ObjectStore
 
 FAST = DeliveryPolicy(

@@ -38,10 +38,15 @@ def tiny_manifest(modality: str = "CXR", name: str = "tiny") -> Manifest:
         transform=InputTransform(pool=(2,) * axes, standardise=axes == 2),
         architecture=Architecture(size=(4,) * axes, grey_levels=16, depth=1, widths=(4, 4)),
         training=Training(
-            preset="none", seed=0, images_normal=1, images_mixture=2, bits_per_dim_normal=3.5, bits_per_dim_mixture=3.25,
+            preset="none",
+            seed=0,
+            images_normal=1,
+            images_mixture=2,
+            bits_per_dim_normal=3.5,
+            bits_per_dim_mixture=3.25,
             made_with="a test",
         ),
-    )  # fmt: skip
+    )
 
 
 def tiny_calibration(**changes: object) -> Calibration:

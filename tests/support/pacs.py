@@ -16,7 +16,7 @@ from pynetdicom.events import Event
 
 from tests.support.peers import free_port
 from triage.config.schema import Destination
-from triage.report import SR_CLASSES
+from triage.sop_classes import SR_CLASSES
 
 COMMITMENT = "1.2.840.10008.1.20.1"
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"

@@ -27,7 +27,7 @@ def bijection(kind: str, dim: int) -> nn.Module:
         "actnorm": lambda: ActNorm(4),
         "convolution": lambda: InvertibleConvolution(4, generator()),
         "coupling": lambda: AffineCoupling(dim, 4, 5, generator()),
-        "squeeze": lambda: Squeeze(),
+        "squeeze": Squeeze,
         "step": lambda: Step(dim, 4, 5, generator()),
         "level": lambda: Level(dim, 4 * 2**dim, 5, 2, generator()),
     }[kind]()

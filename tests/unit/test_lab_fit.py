@@ -12,7 +12,7 @@ from triage.errors import ConfigurationError
 from triage.manifest import Architecture, InputTransform
 from workers.flows.glow import Glow, dequantise
 from workers.lab.fit import FlowGrid, Progress, Stage, shifted
-from workers.lab.images import ImageSet
+from workers.lab.image_set import ImageSet
 from workers.lab.presets import Schedule
 
 ARCHITECTURE = Architecture(size=(8, 8), grey_levels=16, depth=1, widths=(6, 6))

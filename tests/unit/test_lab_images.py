@@ -8,7 +8,8 @@ from PIL import Image
 
 from triage.errors import ConfigurationError
 from triage.manifest import Preprocessing
-from workers.lab.images import ImageSet, load
+from workers.lab.image_set import ImageSet
+from workers.lab.images import load
 from workers.lab.presets import find_preset
 from workers.lab.train import Run, split
 

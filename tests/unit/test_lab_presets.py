@@ -21,9 +21,14 @@ def test_every_preset_makes_a_valid_manifest(name: str) -> None:
         made_with="",
     )
     Manifest(
-        name="any", version="1", modality=preset.modality, preprocessing=preset.preprocessing, transform=preset.transform,
-        architecture=preset.architecture, training=training,
-    )  # fmt: skip
+        name="any",
+        version="1",
+        modality=preset.modality,
+        preprocessing=preset.preprocessing,
+        transform=preset.transform,
+        architecture=preset.architecture,
+        training=training,
+    )
     assert len(preset.weights) == preset.architecture.levels
 
 

@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 from tests.support.reports import CR, CT, DIGEST, DX, ENHANCED_CT, header, not_scored, result, score
 from triage.errors import ReportError
 from triage.messages import Priority
-from triage.report import COMPREHENSIVE_3D_SR, ENHANCED_SR, SR_CLASSES, ReportInput, build_report, encode
+from triage.report import ReportInput, build_report, encode
+from triage.sop_classes import COMPREHENSIVE_3D_SR, ENHANCED_SR, SR_CLASSES
 
 each_class = pytest.mark.parametrize("sop_class_uid", SR_CLASSES)
 

@@ -13,7 +13,7 @@ from pynetdicom.presentation import PresentationContext
 from triage.config.schema import Destination
 from triage.deliver.policy import DeliveryPolicy
 from triage.errors import DeliveryError
-from triage.report import SR_CLASSES
+from triage.sop_classes import SR_CLASSES
 
 VERIFICATION = "1.2.840.10008.1.1"
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"

@@ -11,7 +11,7 @@ from triage.config.schema import Destination
 from triage.deliver.link import accepts, associate, report_contexts
 from triage.deliver.policy import DEFAULT_POLICY, DeliveryPolicy
 from triage.errors import DeliveryError
-from triage.report import SR_CLASSES
+from triage.sop_classes import SR_CLASSES
 
 log = structlog.get_logger(__name__)
 

@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from triage.cli.send import send_files
 from triage.config.template import toml_value
 from triage.demo.archive import AE_TITLE
 from triage.demo.pacs import Pacs, running_pacs
 from triage.errors import TriageError
+from triage.scu import send_files
 
 _READY_S = 90
 _SCORED_S = 150

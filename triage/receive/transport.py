@@ -11,13 +11,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
+from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.transport import AssociationSocket
-
-if TYPE_CHECKING:
-    from triage.receive.association import ReceivingAssociation
 
 # What we tell peers they may send in one PDU, bytes.
 MAX_PDU = 256 * 1024
@@ -34,28 +32,28 @@ class ReceivingSocket(AssociationSocket):
 
     Parameters
     ----------
-    assoc : ReceivingAssociation
-        Whom it serves.
+    assoc : pynetdicom.association.Association
+        Whom it serves; its `dul` is a `ReceivingDUL`.
     client_socket : socket.socket
         The accepted connection.
     pdu_timeout_s : float
         A PDU that has begun must be complete after this, seconds.
     """
 
-    def __init__(self, assoc: "ReceivingAssociation", client_socket: socket.socket, *, pdu_timeout_s: float) -> None:
+    def __init__(self, assoc: Association, client_socket: socket.socket, *, pdu_timeout_s: float) -> None:
         # Small responses must not wait for the peer's delayed acknowledgement (Nagle: 40 ms an object).
         client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         client_socket.settimeout(pdu_timeout_s)
         super().__init__(assoc, client_socket=client_socket)
         self._peer = client_socket
-        self._dul = assoc.dul
+        self._dul = cast(ReceivingDUL, assoc.dul)
         self._requests = assoc.dimse.msg_queue
         self._pdu_timeout_s = pdu_timeout_s
         self._poll = select.poll()
         self._poll.register(client_socket, select.POLLIN)
         self._fd = client_socket.fileno()
-        self._wake_fd = assoc.dul.wake_fd
+        self._wake_fd = self._dul.wake_fd
         self._poll.register(self._wake_fd, select.POLLIN)
         self._wake_only = select.poll()
         self._wake_only.register(self._wake_fd, select.POLLIN)
@@ -112,7 +110,7 @@ class ReceivingSocket(AssociationSocket):
 class ReceivingDUL(DULServiceProvider):
     """The upper layer's thread; sleeps until the peer sends or we have something to send."""
 
-    def __init__(self, assoc: "ReceivingAssociation") -> None:
+    def __init__(self, assoc: Association) -> None:
         super().__init__(assoc)
         self.daemon = True
         # The waiting is done in `ReceivingSocket.ready`.
@@ -161,7 +159,7 @@ class ReceivingDUL(DULServiceProvider):
         finally:
             self.close_wake()
             # Nothing will come any more: whoever waits for a primitive needn't wait for the time-out.
-            self.to_user_queue.put(None)
+            self.to_user_queue.put(None)  # type: ignore[arg-type]
 
 
 class Doorbell(queue.Queue):  # type: ignore[type-arg]

@@ -21,13 +21,8 @@ from triage.report import codes
 from triage.report.evidence import IDENTITY, as_evidence
 from triage.report.result import ReportInput
 from triage.report.sr import content_tree, without_failed_values
+from triage.sop_classes import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR, ENHANCED_SR
 from triage.uids import derived_uid
-
-COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
-COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
-ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.88.22"
-SR_CLASSES = (COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR, ENHANCED_SR)
-"""The SOP classes that a report can be built as, best first."""
 
 SERIES_NUMBER = {"CXR": 9801, "BCT": 9802}
 SERIES_DESCRIPTION = "AI TRIAGE - NOT FOR DIAGNOSIS"

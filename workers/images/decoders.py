@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pydicom
 from pydicom import Dataset
 from pydicom.encaps import get_frame
-from pydicom.pixels import pixel_array
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -200,4 +200,5 @@ def sample_picture(bits: int) -> npt.NDArray[np.uint16]:
     picture[(rows - 20) ** 2 + (columns - 18) ** 2 < 100] = 0.8
     picture[40:44, ::8] = 0.3
     picture[:4, :4], picture[:4, 4:8] = 0, 1  # the whole range, so that encoders that stretch leave it alone
-    return np.round(picture * (2**bits - 1)).astype(np.uint16)
+    stored: npt.NDArray[np.uint16] = np.round(picture * (2**bits - 1)).astype(np.uint16)
+    return stored

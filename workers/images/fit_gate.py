@@ -56,11 +56,11 @@ def fit(chests: Features, others: Features, held_out: Features) -> ChestGate:
     shift, scale = inputs.mean(axis=0), inputs.std(axis=0)
     labels = np.r_[np.ones(len(chests)), np.zeros(len(others))]
     model = LogisticRegression(C=0.02, max_iter=1000, class_weight="balanced").fit((inputs - shift) / scale, labels)
-    weights, bias = model.coef_[0], float(model.intercept_[0])
+    weights, bias = model.coef_[0], np.float64(model.intercept_[0])
     scores = (projected(held_out, mean, components, deviations) - shift) / scale @ weights + bias
     return ChestGate(
         mean=mean, components=components, deviations=deviations, shift=shift, scale=scale,
-        weights=weights, bias=bias, threshold=float(np.quantile(scores, REFUSED)),
+        weights=weights, bias=np.asarray(bias), threshold=np.asarray(np.quantile(scores, REFUSED)),
     )  # fmt: skip
 
 

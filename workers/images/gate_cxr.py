@@ -36,8 +36,8 @@ class ChestGate:
         float64, shape (K,): standard deviations along them.
     shift, scale, weights : numpy.ndarray
         float64, shape (2 K + 2,): standardisation of the regression's inputs, and its weights.
-    bias, threshold : float
-        The regression's constant; a picture at or above the threshold passes.
+    bias, threshold : numpy.ndarray
+        float64, shape (): the regression's constant; a picture at or above the threshold passes.
     """
 
     mean: Vector
@@ -46,8 +46,8 @@ class ChestGate:
     shift: Vector
     scale: Vector
     weights: Vector
-    bias: float
-    threshold: float
+    bias: Vector
+    threshold: Vector
 
     def score(self, tensor: npt.NDArray[np.uint8]) -> float:
         """Return how much a picture looks like a frontal chest (log-odds); any (H, W) uint8 picture."""
@@ -66,7 +66,7 @@ class ChestGate:
             np.load(file, allow_pickle=False) as arrays,
         ):
             found = {f.name: arrays[f.name].astype(np.float64) for f in fields(cls)}
-        return cls(**{name: float(a) if a.ndim == 0 else a for name, a in found.items()})
+        return cls(**found)
 
 
 def projected(features: Vector, mean: Vector, components: Vector, deviations: Vector) -> Vector:

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.pixels import apply_modality_lut, apply_voi
+from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
 from triage.errors import NotScoredError
 from workers.images.decoders import decode_frame
@@ -51,7 +51,8 @@ def padding_mask(ds: Dataset, stored: npt.NDArray[np.generic]) -> Mask:
         return np.zeros(stored.shape, dtype=bool)
     last = _stored_value(ds, "PixelPaddingRangeLimit")
     low, high = sorted((first, first if last is None else last))
-    mask: Mask = (stored >= low) & (stored <= high)
+    values: npt.NDArray[np.int64] = stored.astype(np.int64)
+    mask: Mask = (values >= low) & (values <= high)
     return mask
 
 
@@ -127,7 +128,8 @@ def _through_voi(values: npt.NDArray[np.generic], ds: Dataset) -> Floats | None:
     if centre is None or width is None or width <= (1.0 if function == "LINEAR" else 0.0):
         return None
     if function == "SIGMOID":
-        return (1 / (1 + np.exp(-4 * (values.astype(np.float32) - centre) / width))).astype(np.float32)
+        grey: Floats = 1 / (1 + np.exp(-4 * (values.astype(np.float32) - np.float32(centre)) / np.float32(width)))
+        return grey
     if function == "LINEAR":
         # C.11.2.1.2.1: the historical half grey value
         centre, width = centre - 0.5, width - 1

@@ -5,7 +5,7 @@ import numpy as np
 from triage.calibration import Calibration
 from workers.flows.posterior import Posterior, coarse, quantities
 from workers.lab.fit import FlowGrid, shifted
-from workers.lab.images import ImageSet
+from workers.lab.image_set import ImageSet
 from workers.lab.presets import Preset
 
 

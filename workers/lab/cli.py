@@ -16,7 +16,8 @@ from triage.config.schema import Models
 from triage.errors import BundleError, ConfigurationError, TriageError
 from workers.flows.engine import choose_device
 from workers.lab.golden import check_golden
-from workers.lab.images import ImageSet, load
+from workers.lab.image_set import ImageSet
+from workers.lab.images import load
 from workers.lab.presets import PRESETS, Preset, find_preset
 from workers.lab.progress import show_progress
 from workers.lab.train import Run

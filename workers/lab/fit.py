@@ -20,7 +20,7 @@ from triage.errors import ConfigurationError
 from triage.manifest import Architecture, InputTransform
 from workers.flows.glow import Glow, dequantise
 from workers.flows.transform import to_flow_grid
-from workers.lab.images import ImageSet, Pixels, share
+from workers.lab.image_set import ImageSet, Pixels, share
 from workers.lab.presets import Schedule
 
 log = structlog.get_logger(__name__)

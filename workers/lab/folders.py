@@ -14,7 +14,7 @@ from triage.manifest import Preprocessing
 from workers.images.prepare import prepare
 from workers.images.sources import Source
 from workers.lab.gridding import Pixels, read_nifti, read_picture
-from workers.lab.images import ImageSet
+from workers.lab.image_set import ImageSet
 
 log = structlog.get_logger(__name__)
 

@@ -8,72 +8,19 @@ always the same). Head CTs say by ``hu=-20..100`` of which Hounsfield units 0 to
 to back, columns from the patient's right to left); ``0.5*COLUMN`` is a length that differs from row to row.
 """
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import structlog
 
 from triage.errors import ConfigurationError, NotScoredError
 from triage.manifest import Preprocessing
+from workers.lab.folders import load_folder
 from workers.lab.gridding import gridder
+from workers.lab.image_set import ImageSet, Pixels, share
 
 log = structlog.get_logger(__name__)
-
-Pixels = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images on a bundle's grid.
-
-    Attributes
-    ----------
-    pixels : numpy.ndarray
-        uint8, (N, …).
-    keys : tuple of str
-        One name an image, the same whenever the same image is read again.
-    patients : tuple of str
-        Whose image it is; images of one patient never fall into different splits.
-    """
-
-    pixels: Pixels
-    keys: tuple[str, ...]
-    patients: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def select(self, wanted: Sequence[bool]) -> Self:
-        """Return the images where ``wanted`` is true."""
-        index = [i for i, want in enumerate(wanted) if want]
-        return type(self)(
-            self.pixels[index], tuple(self.keys[i] for i in index), tuple(self.patients[i] for i in index)
-        )
-
-    def without_patients(self, patients: frozenset[str]) -> Self:
-        """Return the images of everybody else."""
-        return self.select([patient not in patients for patient in self.patients])
-
-    @classmethod
-    def union(cls, sets: Sequence[Self]) -> Self:
-        """Return all images of ``sets``, each once."""
-        seen: dict[str, tuple[Pixels, str]] = {}
-        for images in sets:
-            for pixels, key, patient in zip(images.pixels, images.keys, images.patients, strict=True):
-                seen.setdefault(key, (pixels, patient))
-        stacked = np.stack([pixels for pixels, _ in seen.values()])
-        return cls(stacked, tuple(seen), tuple(patient for _, patient in seen.values()))
-
-
-def share(text: str, salt: str) -> float:
-    """Return a number in [0, 1) that depends on ``text`` and ``salt`` alone."""
-    digest = hashlib.sha256(f"{salt}\0{text}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2.0**48
 
 
 def load(sources: Sequence[str], grid: Preprocessing, modality: str) -> ImageSet:
@@ -108,8 +55,6 @@ def _load_one(source: str, grid: Preprocessing, modality: str) -> ImageSet:
         raise ConfigurationError(f"only an npz file can be selected from by ?…: {source}")
     if not path.is_dir():
         raise ConfigurationError(f"there is no folder or npz file {name}")
-    from workers.lab.folders import load_folder  # which needs ImageSet
-
     return load_folder(path, grid, modality)
 
 

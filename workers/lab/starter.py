@@ -17,7 +17,8 @@ from triage.manifest import DataSource
 from workers.flows.posterior import Posterior
 from workers.lab.auc import auc
 from workers.lab.fit import FlowGrid
-from workers.lab.images import ImageSet, load
+from workers.lab.image_set import ImageSet
+from workers.lab.images import load
 from workers.lab.presets import find_preset
 from workers.lab.progress import show_progress
 from workers.lab.train import Run, train

@@ -21,7 +21,7 @@ from workers.lab.calibrate import calibrate
 from workers.lab.card import write_card
 from workers.lab.fit import FlowGrid, Progress, Stage
 from workers.lab.golden import make_golden
-from workers.lab.images import ImageSet, share
+from workers.lab.image_set import ImageSet, share
 from workers.lab.presets import Preset, Schedule
 
 log = structlog.get_logger(__name__)

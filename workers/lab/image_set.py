@@ -1,0 +1,60 @@
+"""A set of training images, and a lottery that always draws the same."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images on a bundle's grid.
+
+    Attributes
+    ----------
+    pixels : numpy.ndarray
+        uint8, (N, …).
+    keys : tuple of str
+        One name an image, the same whenever the same image is read again.
+    patients : tuple of str
+        Whose image it is; images of one patient never fall into different splits.
+    """
+
+    pixels: Pixels
+    keys: tuple[str, ...]
+    patients: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def select(self, wanted: Sequence[bool]) -> Self:
+        """Return the images where ``wanted`` is true."""
+        index = [i for i, want in enumerate(wanted) if want]
+        return type(self)(
+            self.pixels[index], tuple(self.keys[i] for i in index), tuple(self.patients[i] for i in index)
+        )
+
+    def without_patients(self, patients: frozenset[str]) -> Self:
+        """Return the images of everybody else."""
+        return self.select([patient not in patients for patient in self.patients])
+
+    @classmethod
+    def union(cls, sets: Sequence[Self]) -> Self:
+        """Return all images of ``sets``, each once."""
+        seen: dict[str, tuple[Pixels, str]] = {}
+        for images in sets:
+            for pixels, key, patient in zip(images.pixels, images.keys, images.patients, strict=True):
+                seen.setdefault(key, (pixels, patient))
+        stacked = np.stack([pixels for pixels, _ in seen.values()])
+        return cls(stacked, tuple(seen), tuple(patient for _, patient in seen.values()))
+
+
+def share(text: str, salt: str) -> float:
+    """Return a number in [0, 1) that depends on ``text`` and ``salt`` alone."""
+    digest = hashlib.sha256(f"{salt}\0{text}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2.0**48
