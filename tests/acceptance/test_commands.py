@@ -49,7 +49,7 @@ def test_what_is_not_built_is_absent(tmp_path, command):
 @pytest.mark.parametrize(
     ("arguments", "environment", "complaint"),
     [
-        (["config", "show"], {"TRIAGE_LISTEN__PROT": "1"}, "TRIAGE_LISTEN__PORT"),
+        (["config", "show"], {"TRIAGE_LISTEN__PROT": "1"}, "listen.port"),
         (["--config", "none.toml", "config", "show"], {}, "config init"),
         (["serve", "--role", "nobody"], {}, "roles:"),
         (["serve"], {"TRIAGE_MODELS__CXR": "no-such-bundle"}, "no-such-bundle"),

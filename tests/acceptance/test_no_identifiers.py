@@ -70,7 +70,8 @@ def identifiers(study: StudyFiles) -> set[bytes]:
             "PatientBirthDate", "StudyDate", "StudyID",
         ):  # fmt: skip
             text = str(ds.get(keyword, ""))
-            found |= {part.encode() for part in (text, *text.split("^")) if len(part) >= 4}
+            # Four or five digits occur by chance among the digits of a score and of a job number.
+            found |= {part.encode() for part in (text, *text.split("^")) if len(part) >= 6}
     return found
 
 

@@ -195,7 +195,7 @@ def test_requeue_works_for_what_failed_only(ward: Ward, api: httpx.Client) -> No
     assert api.post(f"/api/studies/{failed}/requeue").json()["state"] == State.COMPLETE
     refused = api.post(f"/api/studies/{scored}/requeue")
     assert refused.status_code == 409
-    assert "cannot become" in refused.json()["detail"]
+    assert "cannot be requeued" in refused.json()["detail"]
 
 
 def test_overdue_goes_before_high(ward: Ward, api: httpx.Client) -> None:
