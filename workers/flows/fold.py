@@ -27,6 +27,10 @@ from workers.flows.bijections import (
 
 Border = tuple[tuple[bool, bool], ...]
 """For each axis: is there no neighbour below, is there none above."""
+ENDS = (0, -1)
+"""Sites of a row whose share of the padding is a column of conv1; most border sites are of these two kinds."""
+_INSIDE = (False, False)
+_LOW, _HIGH = (True, False), (False, True)
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,19 @@ class FoldedStep:
     mix : Tensor
         (G, C, C), and ``shift`` (G, C, 1): x -> mix x + shift is actnorm and 1x1 convolution.
     conv1 : Tensor
-        (G, W, C/2 taps + 1); the last column is the bias.
+        (G, W, C/2 taps + 1 + 2): then the bias, then what the padding adds at the first and at the last site of each
+        row (`ENDS`); the last two are absent without an edge channel.
     conv2 : Tensor
         (G, W, W + 1); likewise.
     conv3 : Tensor
         (G, taps C', W): every tap's outputs, t then a, for all C' = 2 (C - C/2) of them.
     bias3 : Tensor
         (G, C', 1).
-    edge1, edge3 : dict
-        Border to the constant vector, (G, W) and (G, C'), that the padding adds there; no entry inside.
+    edge1 : dict
+        For the first and last rows and planes: border to the vector, (G, W), that the padding adds there beyond what
+        conv1's last two columns say.
+    edge3 : dict
+        Border to the vector, (G, C'), that the padding adds there.
     """
 
     mix: Tensor
@@ -177,33 +185,44 @@ def _fold_step(step: Step, size: tuple[int, ...], kernel: tuple[int, int, int]) 
     inner3 = inner3[order] * scale3.view(-1, 1, 1, 1, 1)
     taps_first = inner3.permute(2, 3, 4, 0, 1).reshape(-1, inner3.shape[1])  # (taps C', W)
     ladj = LOG_SCALE_FACTOR * step.actnorm.logs.detach().double().cpu().sum()
+    conv1 = torch.cat([inner1.flatten(1), bias1.view(-1, 1)], 1)
+    beyond: dict[Border, Tensor] = {}
+    if edge1 is not None:
+        ends = [_padding_share(edge1, (_INSIDE, _INSIDE, end)) for end in (_LOW, _HIGH)]
+        conv1 = torch.cat([conv1, torch.stack(ends, 1)], 1)
+        for border, vector in _border_vectors(edge1, size).items():
+            along_x = sum((end for end, there in zip(ends, border[2], strict=True) if there), torch.zeros(()))
+            if border[:2] != (_INSIDE, _INSIDE) or all(border[2]):
+                beyond[border] = (vector - along_x) * scale1
     return _Folded(
         mix=rotation * scale,
         shift=(rotation @ (scale * bias)).view(-1, 1),
-        conv1=torch.cat([inner1.flatten(1), bias1.view(-1, 1)], 1) * scale1.view(-1, 1),
+        conv1=conv1 * scale1.view(-1, 1),
         conv2=torch.cat([net.conv2.detach().double().cpu().flatten(1), bias2.view(-1, 1)], 1) * scale2.view(-1, 1),
         conv3=taps_first,
         bias3=(net.bias.detach().double().cpu()[order] * scale3).view(-1, 1),
-        edge1={} if edge1 is None else _border_vectors(edge1 * scale1.view(-1, 1, 1, 1), size),
+        edge1=beyond,
         edge3={} if edge3 is None else _border_vectors(edge3[order] * scale3.view(-1, 1, 1, 1), size),
         ladj=ladj + step.convolution.ladj_per_site().detach().cpu(),
     )
 
 
 def _border_vectors(weight: Tensor, size: tuple[int, ...]) -> dict[Border, Tensor]:
-    """Return, for each kind of border site, the sum of the taps that fall on the padding; weight is (C', kz, ky, kx)."""
-    vectors = {}
-    for border in itertools.product(*(border_states(n, k) for n, k in zip(size, weight.shape[1:], strict=True))):
-        states = tuple(state for state, _ in border)
-        inside = torch.ones(weight.shape[1:], dtype=torch.bool)
-        for axis, (low, high) in enumerate(states):
-            if low:
-                inside.select(axis, 0)[:] = False
-            if high:
-                inside.select(axis, 2)[:] = False
-        if not bool(inside.all()):
-            vectors[states] = (weight * ~inside).sum((1, 2, 3))
-    return vectors
+    """Return what the padding adds at each kind of border site that a map of ``size`` has; weight is (C', kz, ky, kx)."""
+    kinds = itertools.product(*(border_states(n, k) for n, k in zip(size, weight.shape[1:], strict=True)))
+    borders = [tuple(kind for kind, _ in border) for border in kinds]
+    return {border: _padding_share(weight, border) for border in borders if any(map(any, border))}
+
+
+def _padding_share(weight: Tensor, border: Border) -> Tensor:
+    """Return the sum of the taps that fall on the padding, (C',)."""
+    inside = torch.ones(weight.shape[1:], dtype=torch.bool)
+    for axis, (low, high) in enumerate(border):
+        if low:
+            inside.select(axis, 0)[:] = False
+        if high:
+            inside.select(axis, 2)[:] = False
+    return (weight * ~inside).sum((1, 2, 3))
 
 
 def border_states(size: int, kernel: int) -> list[tuple[tuple[bool, bool], tuple[int, int]]]:

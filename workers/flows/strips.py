@@ -14,55 +14,79 @@ from torch import Tensor
 
 from triage.manifest import Scale
 from workers.flows.bijections import scale_and_log
-from workers.flows.fold import Border, FoldedLevel, FoldedStep, border_states
+from workers.flows.fold import ENDS, Border, FoldedLevel, FoldedStep, border_states
 
-STRIP_SITES = {"cpu": 1024, "cuda": 1 << 17}
-"""Sites of a strip: on a CPU its hidden channels fit in a core's share of the cache, a GPU wants many."""
+STRIP_SITES = {"cpu": 2048, "cuda": 1 << 17}
+"""Sites of a strip, for which taps are gathered and spread at once."""
+CHUNK_SITES = {"cpu": 512, "cuda": 1 << 17}
+"""Sites of a part of it, whose hidden channels fit in a core's cache; a GPU wants many."""
+GAP = 16
+"""Rows lie so many numbers further apart than they are long: powers of two would fall on the same cache lines."""
+
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Box:
-    """A strip: where it begins and ends along z and along y; along x it is whole.
+class Chunk:
+    """A part of a strip that goes through the coupling net at once.
 
-    ``blocks`` are its parts that lie at the map's border, each with its place inside the strip.
+    Attributes
+    ----------
+    sites : tuple of int
+        Where it begins and ends among the strip's sites.
+    grid : tuple of int
+        Its shape, (D, H, W).
+    blocks : tuple
+        Its parts at the map's lower and upper ends of z or y: kind, and place inside the chunk.
     """
 
-    z: tuple[int, int]
-    y: tuple[int, int]
+    sites: Span
+    grid: tuple[int, int, int]
     blocks: tuple[tuple[Border, tuple[slice, slice, slice]], ...]
 
-    @property
-    def rows(self) -> tuple[int, int]:
-        """Its extent along z and y."""
-        return self.z[1] - self.z[0], self.y[1] - self.y[0]
+
+@dataclass(frozen=True)
+class Strip:
+    """A part of a map: where it begins and ends along z and along y; along x it is whole."""
+
+    z: Span
+    y: Span
+    chunks: tuple[Chunk, ...]
 
 
 @lru_cache(maxsize=64)
-def strips(size: tuple[int, int, int], kernel: tuple[int, int, int], sites: int) -> tuple[Box, ...]:
-    """Cut a map of ``size`` into strips of at most ``sites`` sites where rows allow; nothing else decides."""
-    depth, height, width = size
-    planes = max(1, min(depth, sites // (height * width)))
-    lines = height if planes * height * width <= sites else max(1, sites // width)
-    return tuple(
-        Box((z, end_z), (y, end_y), tuple(_blocks(size, kernel, ((z, end_z), (y, end_y), (0, width)))))
-        for z, end_z in _cuts(depth, planes)
-        for y, end_y in _cuts(height, lines)
-    )
+def cut(size: tuple[int, int, int], kernel: tuple[int, int, int], sites: int, chunk_sites: int) -> tuple[Strip, ...]:
+    """Cut a map of ``size`` into strips of at most ``sites`` sites where its rows allow; nothing else decides."""
+    strips = []
+    for z, y in _boxes((0, size[0]), (0, size[1]), size[2], sites):
+        chunks, start = [], 0
+        for own_z, own_y in _boxes(z, y, size[2], chunk_sites):
+            grid = (own_z[1] - own_z[0], own_y[1] - own_y[0], size[2])
+            chunks.append(Chunk((start, start + math.prod(grid)), grid, tuple(_blocks(size, kernel, own_z, own_y))))
+            start += math.prod(grid)
+        strips.append(Strip(z, y, tuple(chunks)))
+    return tuple(strips)
 
 
-def _cuts(size: int, length: int) -> Iterator[tuple[int, int]]:
-    return ((start, min(start + length, size)) for start in range(0, size, length))
+def _boxes(z: Span, y: Span, width: int, sites: int) -> Iterator[tuple[Span, Span]]:
+    """Cut whole planes off, or, where one is too large, rows of each."""
+    plane = (y[1] - y[0]) * width
+    planes, lines = (sites // plane, y[1] - y[0]) if plane <= sites else (1, max(1, sites // width))
+    return itertools.product(_cuts(*z, planes), _cuts(*y, lines))
+
+
+def _cuts(start: int, end: int, length: int) -> list[Span]:
+    return [(first, min(first + length, end)) for first in range(start, end, length)]
 
 
 def _blocks(
-    size: Sequence[int], kernel: Sequence[int], box: Sequence[tuple[int, int]]
+    size: Sequence[int], kernel: Sequence[int], z: Span, y: Span
 ) -> Iterator[tuple[Border, tuple[slice, slice, slice]]]:
-    states = [border_states(n, k) for n, k in zip(size, kernel, strict=True)]
-    for kinds in itertools.product(*states):
+    box = (z, y, (0, size[2]))
+    for kinds in itertools.product(*(border_states(n, k) for n, k in zip(size, kernel, strict=True))):
         spans = [(max(a, c) - a, min(b, d) - a) for (a, b), (_, (c, d)) in zip(box, kinds, strict=True)]
-        if all(start < end for start, end in spans) and any(low or high for (low, high), _ in kinds):
-            z, y, x = (slice(*span) for span in spans)
-            yield tuple(kind for kind, _ in kinds), (z, y, x)
+        if all(start < end for start, end in spans) and any(low or high for (low, high), _ in kinds[:2]):
+            yield tuple(kind for kind, _ in kinds), (slice(*spans[0]), slice(*spans[1]), slice(*spans[2]))
 
 
 class Workers:
@@ -108,13 +132,13 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         self.flat: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
-    def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return an uninitialised tensor of ``like``'s dtype and device."""
-        key, needed = (name, like.dtype, like.device), math.prod(shape)
+    def take(self, name: str, lanes: int, rows: int, sites: int, like: Tensor) -> Tensor:
+        """Return an uninitialised (lanes, rows, sites) of ``like``'s dtype and device."""
+        key, needed = (name, like.dtype, like.device), lanes * rows * (sites + GAP)
         held = self.flat.get(key)
         if held is None or held.numel() < needed:
             held = self.flat[key] = like.new_empty(needed)
-        return held[:needed].view(shape)
+        return held[:needed].view(lanes, rows, sites + GAP)[..., :sites]
 
 
 _scratch = _Scratch()
@@ -173,52 +197,66 @@ def _run_net(
     level: FoldedLevel, step: FoldedStep, flows: slice, padded: Tensor, found: Tensor, workers: Workers
 ) -> None:
     """Write the coupling net's outputs of the whole map into ``found``; its frame collects what falls outside."""
-    boxes = strips(level.size, level.kernel, STRIP_SITES[padded.device.type])
-    pads = [k // 2 for k in level.kernel]
+    device, pads = padded.device.type, [k // 2 for k in level.kernel]
     found.copy_(step.bias3[flows].unflatten(2, (1, 1, 1)).expand_as(found))
-    tasks = [lambda box=box: _strip(level, step, flows, padded, box) for box in boxes]
-    for box, part in zip(boxes, workers.each(tasks), strict=True):
-        window = (slice(box.z[0], box.z[1] + 2 * pads[0]), slice(box.y[0], box.y[1] + 2 * pads[1]), slice(None))
-        found[(..., *window)] += part
+    for border, vector in step.edge3.items():
+        states = (dict(border_states(n, k)) for n, k in zip(level.size, level.kernel, strict=True))
+        spans = [known.get(kind) for known, kind in zip(states, border, strict=True)]
+        if None not in spans:
+            place = [slice(span[0] + pad, span[1] + pad) for span, pad in zip(spans, pads, strict=True) if span]
+            found[(..., *place)] += vector[flows].unflatten(1, (-1, 1, 1, 1))
+    strips = cut(level.size, level.kernel, STRIP_SITES[device], CHUNK_SITES[device])
+    tasks = [lambda strip=strip: _spread(level, step, flows, padded, strip) for strip in strips]
+    for strip, part in zip(strips, workers.each(tasks), strict=True):
+        window = (slice(strip.z[0], strip.z[1] + 2 * pads[0]), slice(strip.y[0], strip.y[1] + 2 * pads[1]))
+        found[(..., *window, slice(None))] += part
 
 
-def _strip(level: FoldedLevel, step: FoldedStep, flows: slice, padded: Tensor, box: Box) -> Tensor:
-    """Return what a strip's hidden sites give to its own outputs and its neighbours': the strip's box and a frame."""
-    lanes, (depth, height), width = len(padded), box.rows, level.size[2]
-    sites, grid, kernel = depth * height * width, (depth, height, width), level.kernel
-    conv1, conv2, conv3 = (_per_lane(w[flows], lanes) for w in (step.conv1, step.conv2, step.conv3))
-    hidden = conv2.shape[1]
-
-    columns = _scratch.take("columns", (lanes, conv1.shape[2], sites), conv1)
-    columns[:, -1].fill_(1)
-    window = padded[:, :, box.z[0] : box.z[1] + kernel[0] - 1, box.y[0] : box.y[1] + kernel[1] - 1]
-    taps = window.unfold(2, kernel[0], 1).unfold(3, kernel[1], 1).unfold(4, kernel[2], 1)
-    columns[:, :-1].view(lanes, -1, *kernel, *grid).copy_(taps.permute(0, 1, 5, 6, 7, 2, 3, 4))
-
-    first = _scratch.take("first", (lanes, hidden + 1, sites), conv1)
-    first[:, -1].fill_(1)
-    torch.bmm(conv1, columns, out=first[:, :-1])
-    _add_border(first[:, :-1].unflatten(2, grid), step.edge1, flows, box)
-    first[:, :-1].relu_()
-    second = _scratch.take("second", (lanes, hidden, sites), conv1)
-    torch.bmm(conv2, first, out=second)
-    second.relu_()
-    by_tap = torch.bmm(conv3, second, out=_scratch.take("taps", (lanes, conv3.shape[1], sites), conv1))
-
-    outputs = conv3.shape[1] // level.taps
+def _spread(level: FoldedLevel, step: FoldedStep, flows: slice, padded: Tensor, strip: Strip) -> Tensor:
+    """Return what a strip's hidden sites give to its own outputs and to its neighbours': its box with a frame."""
+    kernel, lanes = level.kernel, len(padded)
+    grid = (strip.z[1] - strip.z[0], strip.y[1] - strip.y[0], level.size[2])
+    outputs = step.conv3.shape[1] // level.taps
+    by_tap = _by_tap(level, step, flows, padded, strip, grid).unflatten(2, grid).unflatten(1, (level.taps, outputs))
     spread = padded.new_zeros(lanes, outputs, *(n + k - 1 for n, k in zip(grid, kernel, strict=True)))
-    shifted = by_tap.view(lanes, level.taps, outputs, *grid)
     for tap, offsets in enumerate(itertools.product(*(range(k) for k in kernel))):
         # A site's hidden channels reach the output that sees the site through this tap.
         place = (slice(k - 1 - o, k - 1 - o + n) for k, o, n in zip(kernel, offsets, grid, strict=True))
-        spread[(..., *place)] += shifted[:, tap]
-    centre = tuple(slice(k // 2, k // 2 + n) for k, n in zip(kernel, grid, strict=True))
-    _add_border(spread[(..., *centre)], step.edge3, flows, box)
+        spread[(..., *place)] += by_tap[:, tap]
     return spread
 
 
-def _add_border(values: Tensor, vectors: dict[Border, Tensor], flows: slice, box: Box) -> None:
-    """Add what the edge channel contributes at border sites; ``values`` is (lanes, channels, *the strip's grid)."""
-    if vectors:
-        for border, block in box.blocks:
-            values[(..., *block)] += vectors[border][flows].unflatten(1, (-1, 1, 1, 1))
+def _by_tap(
+    level: FoldedLevel, step: FoldedStep, flows: slice, padded: Tensor, strip: Strip, grid: tuple[int, int, int]
+) -> Tensor:
+    """Return every tap's outputs from a strip's hidden channels, (lanes, taps C', sites)."""
+    lanes, kernel, sites = len(padded), level.kernel, math.prod(grid)
+    conv1, conv2, conv3 = (_per_lane(w[flows], lanes) for w in (step.conv1, step.conv2, step.conv3))
+    hidden, inputs = conv2.shape[1], padded.shape[1] * level.taps
+
+    columns = _scratch.take("columns", lanes, conv1.shape[2], sites, conv1)
+    window = padded[:, :, strip.z[0] : strip.z[1] + kernel[0] - 1, strip.y[0] : strip.y[1] + kernel[1] - 1]
+    taps = window.unfold(2, kernel[0], 1).unfold(3, kernel[1], 1).unfold(4, kernel[2], 1)
+    columns[:, :inputs].unflatten(2, grid).unflatten(1, (padded.shape[1], *kernel)).copy_(
+        taps.permute(0, 1, 5, 6, 7, 2, 3, 4)
+    )
+    columns[:, inputs].fill_(1)
+    ends = columns[:, inputs + 1 :].unflatten(2, (-1, grid[2])).zero_()
+    for row, place in enumerate(ENDS):
+        if row < ends.shape[1]:
+            ends[:, row, :, place] = 1
+
+    by_tap = _scratch.take("taps", lanes, conv3.shape[1], sites, conv1)
+    for chunk in strip.chunks:
+        own = slice(*chunk.sites)
+        first = _scratch.take("first", lanes, hidden + 1, math.prod(chunk.grid), conv1)
+        second = _scratch.take("second", lanes, hidden, math.prod(chunk.grid), conv1)
+        first[:, -1].fill_(1)
+        inner = first[:, :-1]
+        torch.bmm(conv1, columns[..., own], out=inner)
+        for border, block in chunk.blocks if step.edge1 else ():
+            inner.unflatten(2, chunk.grid)[(..., *block)] += step.edge1[border][flows].unflatten(1, (-1, 1, 1, 1))
+        inner.relu_()
+        torch.bmm(conv2, first, out=second)
+        torch.bmm(conv3, second.relu_(), out=by_tap[..., own])
+    return by_tap
