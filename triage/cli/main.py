@@ -1,6 +1,7 @@
 """`triage-node`: assembles the commands; turns every error into one line and an exit code."""
 
 import sys
+import traceback
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -71,11 +72,23 @@ def main() -> None:
     except TriageError as exc:
         if debug:
             raise
-        console = Console(stderr=True, soft_wrap=True)
-        console.print(f"error: {exc.message}", style="red", markup=False, highlight=False)
-        if exc.remedy:
-            console.print(f"  try: {exc.remedy}", markup=False, highlight=False)
+        _complain(exc.message, exc.remedy)
         sys.exit(EXIT_USAGE if isinstance(exc, ConfigurationError) else EXIT_FAILED)
+    except Exception as exc:  # The process edge; --debug shows all of it.
+        if debug:
+            raise
+        # Its message may quote a data set; type and place never do.
+        place = traceback.extract_tb(exc.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        _complain(f"unexpected {type(exc).__name__} at {where}", "run it again with --debug, and report what it shows")
+        sys.exit(EXIT_FAILED)
+
+
+def _complain(message: str, remedy: str) -> None:
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"error: {message}", style="red", markup=False, highlight=False)
+    if remedy:
+        console.print(f"  try: {remedy}", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

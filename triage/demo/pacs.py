@@ -44,13 +44,21 @@ class Pacs:
     def reports_by_study(self) -> dict[str, int]:
         """Return how many Structured Reports it holds, by Study Instance UID."""
         if self.address:
-            query = {"Level": "Series", "Expand": True, "Query": {"Modality": "SR"},
-                     "RequestedTags": ["StudyInstanceUID"]}  # fmt: skip
-            answer = httpx.post(f"{self.address}tools/find", json=query, timeout=10, trust_env=False)
-            series = answer.raise_for_status().json()
-            return _count((s["RequestedTags"]["StudyInstanceUID"], len(s["Instances"])) for s in series)
+            return self._ask_orthanc()
         headers = (dcmread(path, stop_before_pixels=True) for path in self.folder.glob("*.dcm"))
         return _count((str(ds.StudyInstanceUID), 1) for ds in headers if ds.Modality == "SR")
+
+    def _ask_orthanc(self) -> dict[str, int]:
+        """Count through the REST interface, by routes that the oldest Orthanc in use (1.10, Debian 12) has too."""
+        with httpx.Client(base_url=self.address, timeout=10, trust_env=False) as client:
+            query = {"Level": "Series", "Expand": True, "Query": {"Modality": "SR"}}
+            series = client.post("tools/find", json=query).raise_for_status().json()
+
+            def study_of(one: dict[str, str]) -> str:
+                study = client.get(f"studies/{one['ParentStudy']}").raise_for_status().json()
+                return str(study["MainDicomTags"]["StudyInstanceUID"])
+
+            return _count((study_of(one), len(one["Instances"])) for one in series)
 
 
 def _count(found: Iterator[tuple[str, int]]) -> dict[str, int]:

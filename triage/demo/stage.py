@@ -172,8 +172,9 @@ def _wait_until_ended(console: Console, page: str, token: str, expected: int) ->
 def _show(console: Console, arrived: list[str], items: list[dict[str, Any]], pacs: Pacs) -> None:
     reports = pacs.reports_by_study()
     table = Table(title="the worklist, before and after")
-    for heading in ("now", "arrived", "moved", "patient", "modality", "priority", "percentile", "state", "SR in PACS"):
-        table.add_column(heading, justify="right" if heading in ("now", "arrived", "percentile") else "left")
+    for heading in ("now", "was", "moved", "patient", "mod.", "priority", "pctl.", "state", "SR"):
+        right = heading in ("now", "was", "pctl.", "SR")
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for rank, item in enumerate(items, start=1):
         before = arrived.index(item["study_instance_uid"]) + 1
         moved = f"▲ {before - rank}" if rank < before else f"▼ {rank - before}" if rank > before else "="
@@ -184,6 +185,7 @@ def _show(console: Console, arrived: list[str], items: list[dict[str, Any]], pac
             item["priority"] or "", percentile, state, str(reports.get(item["study_instance_uid"], 0)),
         )  # fmt: skip
     console.print(table)
+    console.print("was: place by arrival. pctl.: abnormality percentile. SR: Structured Reports now in the PACS.")
     console.print(
         "A prioritisation aid for research, not a diagnosis: a study that is not flagged is not a normal study.",
         style="italic",
