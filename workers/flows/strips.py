@@ -3,11 +3,12 @@
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -85,8 +86,13 @@ def _blocks(
     box = (z, y, (0, size[2]))
     for kinds in itertools.product(*(border_states(n, k) for n, k in zip(size, kernel, strict=True))):
         spans = [(max(a, c) - a, min(b, d) - a) for (a, b), (_, (c, d)) in zip(box, kinds, strict=True)]
-        if all(start < end for start, end in spans) and any(low or high for (low, high), _ in kinds[:2]):
+        if all(start < end for start, end in spans) and _has_block(tuple(kind for kind, _ in kinds)):
             yield tuple(kind for kind, _ in kinds), (slice(*spans[0]), slice(*spans[1]), slice(*spans[2]))
+
+
+def _has_block(border: Border) -> bool:
+    """Whether the first convolution's columns don't say all about a kind of site: see `FoldedStep.edge1`."""
+    return any(low or high for low, high in border[:2]) or all(border[2])
 
 
 class Workers:
@@ -144,6 +150,12 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
+def _at(maps: Tensor, place: Iterable[slice]) -> Tensor:
+    """Return a view of part of (…, D, H, W)."""
+    index: tuple[EllipsisType | slice, ...] = (..., *place)
+    return maps[index]
+
+
 @dataclass(frozen=True)
 class _Net:
     """The coupling net of one step, for as many lanes as a map has: its weights, and the map it reads."""
@@ -199,9 +211,9 @@ def run_steps(level: FoldedLevel, flows: slice, x: Tensor, scale: Scale, workers
         net = _Net(level, step, flows, padded)
         torch.bmm(net.per_lane(step.mix), z, out=mixed)
         z, mixed = mixed.add_(step.shift[flows]), z
-        padded[(..., *inner)] = z[:, :first].view(lanes, first, *level.size)
+        _at(padded, inner).copy_(z[:, :first].view(lanes, first, *level.size))
         _run_net(net, found, workers)
-        shift, a = found[(..., *inner)].flatten(2).chunk(2, dim=1)
+        shift, a = _at(found, inner).flatten(2).chunk(2, dim=1)
         factor, log_factor = scale_and_log(a, scale)
         z[:, first:].add_(shift).mul_(factor)
         ladj += log_factor.flatten(1).sum(1, dtype=torch.float64)
@@ -214,12 +226,12 @@ def _run_net(net: _Net, found: Tensor, workers: Workers) -> None:
     pads = [k // 2 for k in level.kernel]
     found.copy_(net.vector(net.step.bias3).expand_as(found))
     for border, vector in net.step.edge3.items():
-        found[(..., *_place(border, level))] += net.vector(vector)
+        _at(found, _place(border, level)).add_(net.vector(vector))
     strips = cut(level.size, level.kernel, STRIP_SITES[device], CHUNK_SITES[device])
     tasks = [lambda strip=strip: _spread(net, strip) for strip in strips]
     for strip, part in zip(strips, workers.each(tasks), strict=True):
         window = (slice(strip.z[0], strip.z[1] + 2 * pads[0]), slice(strip.y[0], strip.y[1] + 2 * pads[1]))
-        found[(..., *window, slice(None))] += part
+        _at(found, (*window, slice(None))).add_(part)
 
 
 def _place(border: Border, level: FoldedLevel) -> tuple[slice, ...]:
@@ -241,7 +253,7 @@ def _spread(net: _Net, strip: Strip) -> Tensor:
     for tap, offsets in enumerate(itertools.product(*(range(k) for k in kernel))):
         # A site's hidden channels reach the output that sees the site through this tap.
         place = (slice(k - 1 - o, k - 1 - o + n) for k, o, n in zip(kernel, offsets, grid, strict=True))
-        spread[(..., *place)] += by_tap[:, tap]
+        _at(spread, place).add_(by_tap[:, tap])
     return spread
 
 
@@ -260,7 +272,7 @@ def _by_tap(net: _Net, strip: Strip, grid: tuple[int, int, int]) -> Tensor:
         inner = first[:, :-1]
         torch.bmm(conv1, columns[..., own], out=inner)
         for border, block in chunk.blocks if net.step.edge1 else ():
-            inner.view(lanes, hidden, *chunk.grid)[(..., *block)] += net.vector(net.step.edge1[border])
+            _at(inner.view(lanes, hidden, *chunk.grid), block).add_(net.vector(net.step.edge1[border]))
         inner.relu_()
         torch.bmm(conv2, first, out=second)
         torch.bmm(conv3, second.relu_(), out=by_tap[..., own])
@@ -276,7 +288,7 @@ def _columns(net: _Net, strip: Strip, grid: tuple[int, int, int], like: Tensor) 
     taps = window.unfold(2, kernel[0], 1).unfold(3, kernel[1], 1).unfold(4, kernel[2], 1)
     columns[:, :inputs].view(lanes, -1, *kernel, *grid).copy_(taps.permute(0, 1, 5, 6, 7, 2, 3, 4))
     columns[:, inputs].fill_(1)
-    ends = columns[:, inputs + 1 :].zero_().view(lanes, like.shape[2] - inputs - 1, -1, grid[2])
+    ends = columns[:, inputs + 1 :].zero_().view(lanes, like.shape[2] - inputs - 1, grid[0] * grid[1], grid[2])
     for row in range(ends.shape[1]):
         ends[:, row, :, ENDS[row]] = 1
     return columns
