@@ -110,14 +110,14 @@ print(json.dumps([torch.get_num_threads(), found]))
 
 def test_the_number_of_threads_does_not_change_a_bit() -> None:
     answers = []
-    for threads in ("1", "2", "3"):
+    for threads in ("1", "2"):
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True, timeout=120
         )
         answers.append(json.loads(done.stdout))
-    assert [threads for threads, _ in answers] == [1, 2, 3]
-    assert answers[0][1] == answers[1][1] == answers[2][1]
+    assert [threads for threads, _ in answers] == [1, 2]
+    assert answers[0][1] == answers[1][1]
 
 
 def test_the_caller_s_threads_are_as_they_were() -> None:
