@@ -116,12 +116,12 @@ def paper_configuration(preset: str, repeats: int, rosinality: Path | None) -> F
         "weights_mb": 4 * sum(level.stored for level in count_levels(full)) / 1e6,
     }
     if len(shallow.size) == 2:
-        found |= _peers(shallow, x, seconds, scale, max(1, repeats // 2), rosinality)
+        found |= _peers(shallow, x, seconds, repeats=max(1, repeats // 2), rosinality=rosinality)
     return found
 
 
 def _peers(
-    architecture: Architecture, x: torch.Tensor, ours: float, scale: int, repeats: int, rosinality: Path | None
+    architecture: Architecture, x: torch.Tensor, ours: float, *, repeats: int, rosinality: Path | None
 ) -> Figures:
     makers: dict[str, Callable[[], score_peers.Run]] = {
         "normflows": lambda: score_peers.normflows_glow(architecture),
@@ -139,7 +139,7 @@ def _peers(
             continue
         with torch.inference_mode():
             seconds = best_of(repeats, lambda run=run: run(x))
-        found[f"{name}_seconds"] = seconds * scale
+        found[f"{name}_seconds_one_step_a_level"] = seconds
         found[f"times_faster_than_{name}"] = seconds / ours
         ratios.append(seconds / ours)
     if ratios:

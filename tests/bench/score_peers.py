@@ -35,7 +35,7 @@ def normflows_glow(architecture: Architecture) -> Run:
         else:
             bases.append(nf.distributions.DiagGaussian((channels, side, side), trainable=False))
     model = nf.MultiscaleFlow(bases, flows, merges, class_cond=False).eval()
-    return model.log_prob
+    return lambda x: model.log_prob(x, None)
 
 
 def freia_glow(architecture: Architecture) -> Run:
