@@ -89,6 +89,11 @@ class FoldedLevel:
     kernel: tuple[int, int, int]
 
     @property
+    def width(self) -> int:
+        """Hidden channels of the coupling nets."""
+        return self.steps[0].conv2.shape[1]
+
+    @property
     def taps(self) -> int:
         """Weights of a kernel per pair of channels: 9 or 27."""
         return math.prod(self.kernel)

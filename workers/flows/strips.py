@@ -17,10 +17,10 @@ from triage.manifest import Scale
 from workers.flows.bijections import scale_and_log
 from workers.flows.fold import ENDS, Border, FoldedLevel, FoldedStep, border_states
 
-STRIP_SITES = {"cpu": 2048, "cuda": 1 << 17}
-"""Sites of a strip, for which taps are gathered and spread at once."""
-CHUNK_SITES = {"cpu": 512, "cuda": 1 << 17}
-"""Sites of a part of it, whose hidden channels fit in a core's cache; a GPU wants many."""
+HIDDEN_NUMBERS = {"cpu": 1 << 18, "cuda": 1 << 26}
+"""Hidden channels times sites of a chunk: on a CPU its hidden map fits in a core's cache, a GPU wants many."""
+STRIP_CHUNKS = 4
+"""Chunks of a strip."""
 GAP = 16
 """Rows lie so many numbers further apart than they are long: powers of two would fall on the same cache lines."""
 
@@ -55,13 +55,18 @@ class Strip:
     chunks: tuple[Chunk, ...]
 
 
+def chunk_sites(width: int, device: torch.device) -> int:
+    """Return how many sites go through a coupling net of ``width`` hidden channels at once."""
+    return max(1, HIDDEN_NUMBERS[device.type] // width)
+
+
 @lru_cache(maxsize=64)
-def cut(size: tuple[int, int, int], kernel: tuple[int, int, int], sites: int, chunk_sites: int) -> tuple[Strip, ...]:
-    """Cut a map of ``size`` into strips of at most ``sites`` sites where its rows allow; nothing else decides."""
+def cut(size: tuple[int, int, int], kernel: tuple[int, int, int], chunk: int) -> tuple[Strip, ...]:
+    """Cut a map into strips of chunks of at most ``chunk`` sites, where its rows allow; nothing else decides."""
     strips = []
-    for z, y in _boxes((0, size[0]), (0, size[1]), size[2], sites):
+    for z, y in _boxes((0, size[0]), (0, size[1]), size[2], STRIP_CHUNKS * chunk):
         chunks, start = [], 0
-        for own_z, own_y in _boxes(z, y, size[2], chunk_sites):
+        for own_z, own_y in _boxes(z, y, size[2], chunk):
             grid = (own_z[1] - own_z[0], own_y[1] - own_y[0], size[2])
             chunks.append(Chunk((start, start + math.prod(grid)), grid, tuple(_blocks(size, kernel, own_z, own_y))))
             start += math.prod(grid)
@@ -222,12 +227,12 @@ def run_steps(level: FoldedLevel, flows: slice, x: Tensor, scale: Scale, workers
 
 def _run_net(net: _Net, found: Tensor, workers: Workers) -> None:
     """Write the coupling net's outputs of the whole map into ``found``; its frame collects what falls outside."""
-    level, device = net.level, net.padded.device.type
+    level, width = net.level, net.step.conv2.shape[1]
     pads = [k // 2 for k in level.kernel]
     found.copy_(net.vector(net.step.bias3).expand_as(found))
     for border, vector in net.step.edge3.items():
         _at(found, _place(border, level)).add_(net.vector(vector))
-    strips = cut(level.size, level.kernel, STRIP_SITES[device], CHUNK_SITES[device])
+    strips = cut(level.size, level.kernel, chunk_sites(width, net.padded.device))
     tasks = [lambda strip=strip: _spread(net, strip) for strip in strips]
     for strip, part in zip(strips, workers.each(tasks), strict=True):
         window = (slice(strip.z[0], strip.z[1] + 2 * pads[0]), slice(strip.y[0], strip.y[1] + 2 * pads[1]))
