@@ -15,11 +15,13 @@ from triage.config import load as load_configuration
 from triage.config.schema import Models
 from triage.errors import BundleError, ConfigurationError, TriageError
 from workers.flows.engine import choose_device
+from workers.lab.evaluate_cli import evaluate
 from workers.lab.golden import check_golden
 from workers.lab.image_set import ImageSet
 from workers.lab.images import load
 from workers.lab.presets import PRESETS, Preset, find_preset
 from workers.lab.progress import show_progress
+from workers.lab.sample_cli import sample
 from workers.lab.train import Run
 from workers.lab.train import train as train_bundle
 
@@ -31,6 +33,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line (entry point group ``triage_node.commands``)."""
     app.command("train")(train)
+    app.command("evaluate")(evaluate)
+    app.command("sample")(sample)
     app.add_typer(models_app, name="models")
 
 

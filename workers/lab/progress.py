@@ -34,5 +34,17 @@ def show_progress(console: Console | None = None) -> Iterator[Callable[[Progress
         yield report
 
 
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Yield what to call after each of ``total`` things; shows a bar on standard error."""
+    bar = Bar(
+        TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )  # fmt: skip
+    task = bar.add_task(what, total=total)
+    with bar:
+        yield lambda: bar.advance(task)
+
+
 def _number(bits: float) -> str:
     return "–" if math.isnan(bits) else f"{bits:.3f}"
