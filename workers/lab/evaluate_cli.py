@@ -8,9 +8,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from triage.bundles import Bundle
 from triage.errors import ConfigurationError
+from triage.logs import configure_logging
+from workers.lab import rsna as challenge
 from workers.lab.evaluation.bootstrap import DRAWS
-from workers.lab.evaluation.cases import find_cases
+from workers.lab.evaluation.cases import dicom_cases, find_cases
 from workers.lab.evaluation.figures import TITLES
 from workers.lab.evaluation.labels import Matched, match, read_labels
 from workers.lab.evaluation.report import Evaluation, digest_of
@@ -35,6 +38,13 @@ def evaluate(  # noqa: PLR0917 - Typer's options
             "negative, every other label a target.",
         ),
     ] = None,
+    rsna: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Instead of --test and --labels: the test set that train --rsna DIR left alone.",
+        ),
+    ] = None,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = DRAWS,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
@@ -48,12 +58,15 @@ def evaluate(  # noqa: PLR0917 - Typer's options
     Images that the gate refuses, or that are unlike anything the bundle was calibrated on, have no score: they are
     listed and left out of the AUC.
     """
-    if not test or labels is None:
-        raise ConfigurationError("evaluate needs images and their labels", remedy="give --test DIR and --labels CSV")
+    configure_logging()
     found = open_bundle(ctx, bundle)
-    rows = read_labels(labels)
-    cases = find_cases([test], found.preprocessing, found.modality)
-    matched = match(rows, cases, Path(test.partition("?")[0]))
+    if rsna:
+        matched, test, labels = _rsna(found, rsna), f"{rsna} (the paper's test set)", rsna / challenge.CLASSES
+    elif not test or labels is None:
+        raise ConfigurationError("evaluate needs images and their labels", remedy="give --test DIR and --labels CSV")
+    else:
+        cases = find_cases([test], found.preprocessing, found.modality)
+        matched = match(read_labels(labels), cases, Path(test.partition("?")[0]))
     _tell(matched)
     evaluation = Evaluation(
         bundle=found,
@@ -71,6 +84,16 @@ def evaluate(  # noqa: PLR0917 - Typer's options
         return
     _show(metrics)
     typer.echo(f"report: {report / 'report.html'}")
+
+
+def _rsna(bundle: Bundle, folder: Path) -> Matched:
+    if bundle.modality != "CXR":
+        raise ConfigurationError(f"--rsna holds chest radiographs; bundle {bundle.name} scores {bundle.modality}")
+    sets = challenge.divide(challenge.read_rsna(folder))
+    typer.echo(str(sets), err=True)
+    images = folder / challenge.IMAGES
+    cases = dicom_cases(images, [image.path for image in sets.test], bundle.preprocessing, bundle.modality)
+    return match(challenge.labelled_test_rows(sets), cases, images)
 
 
 def _tell(matched: Matched) -> None:

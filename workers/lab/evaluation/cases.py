@@ -106,6 +106,12 @@ def folder_cases(folder: Path, grid: Preprocessing, modality: str) -> list[Case]
     return sorted(cases, key=lambda case: case.key)
 
 
+def dicom_cases(folder: Path, paths: Sequence[Path], grid: Preprocessing, modality: str) -> list[Case]:
+    """Return a case for each of these DICOM files below ``folder``."""
+    headers = ((path, _header(path)) for path in paths)
+    return [_study_case(folder, [(path, ds)], grid, modality) for path, ds in headers if ds is not None]
+
+
 def _header(path: Path) -> Dataset | None:
     try:
         return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER))
@@ -149,12 +155,19 @@ def _facts(ds: Dataset) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
+def years(age: str) -> float | None:
+    """Return an age in years from a number or a DICOM age string ("045Y", "018M": PS3.5 section 6.2); else None."""
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)([DWMY])?", age.strip().upper())
+    if not match:
+        return None
+    return float(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0}.get(match[2], 1.0)
+
+
 def _age(ds: Dataset) -> str:
-    """Return the age in years, as text: from Patient's Age (PS3.5 section 6.2, AS), else from the dates."""
-    match = re.fullmatch(r"(\d{1,3})([DWMY])?", str(ds.get("PatientAge", "") or "").strip())
-    if match:
-        years = int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0}.get(match[2], 1.0)
-        return f"{years:g}"
+    """Return the age in years, as text: from Patient's Age, else from the dates."""
+    stated = years(str(ds.get("PatientAge", "") or ""))
+    if stated is not None:
+        return f"{stated:g}"
     born, seen = (str(ds.get(name, "") or "") for name in ("PatientBirthDate", "StudyDate"))
     if re.fullmatch(r"\d{8}", born) and re.fullmatch(r"\d{8}", seen):
         return str(int(seen[:4]) - int(born[:4]) - (seen[4:] < born[4:]))

@@ -9,6 +9,7 @@ from scipy.stats import binomtest, pearsonr, spearmanr
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from workers.lab.evaluation.bootstrap import Bootstrap, auc_interval
+from workers.lab.evaluation.cases import years
 from workers.lab.evaluation.labels import FACTS, NORMAL_LABEL, Labelled
 from workers.lab.evaluation.scores import Refused, Scored, Scores
 
@@ -126,14 +127,11 @@ def fixed_flag_rate(scores: Scores, abnormal: Mask, rate: float) -> dict[str, An
 
 def age_band(age: str) -> str:
     """Return the band of an age in years; "" if it is no number."""
-    try:
-        years = float(age)
-    except ValueError:
+    number = years(age)
+    if number is None or number >= 150:  # NIH's lists hold a few ages of 400 and more
         return ""
-    if not 0 <= years < 150:
-        return ""
-    low = max((end for end in AGE_ENDS if years >= end), default=0)
-    high = min((end for end in AGE_ENDS if years < end), default=None)
+    low = max((end for end in AGE_ENDS if number >= end), default=0)
+    high = min((end for end in AGE_ENDS if number < end), default=None)
     return f"{low} to {high - 1}" if high else f"{low} and over"
 
 
