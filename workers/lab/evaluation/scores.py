@@ -9,7 +9,7 @@ import numpy.typing as npt
 from triage.bundles import Bundle
 from triage.errors import NotScoredError, TriageError
 from triage.messages import ModelInput
-from workers.flows.engine import Engine
+from workers.flows.estimators import BundleEstimators
 from workers.lab.evaluation.labels import Labelled
 from workers.lab.image_set import Pixels
 
@@ -69,7 +69,7 @@ def score_images(
     TriageError
         If no image at all has a score.
     """
-    engine = Engine(bundle, device)
+    estimators = BundleEstimators.load(bundle, device)
     kept: list[Labelled] = []
     refused: list[Refused] = []
     pixels: list[Pixels] = []
@@ -80,7 +80,7 @@ def score_images(
         except NotScoredError as exc:
             refused.append(Refused(image, exc.message))
         else:
-            score = engine.score(ModelInput(modality=bundle.modality, pixels=grid))
+            score = estimators.engine.score(ModelInput(modality=bundle.modality, pixels=grid))
             if score.not_scored:
                 refused.append(Refused(image, score.not_scored))
             else:
@@ -92,13 +92,6 @@ def score_images(
         reasons = "; ".join(dict.fromkeys(refusal.reason for refusal in refused))
         raise TriageError(f"none of the {len(refused)} labelled images could be scored: {reasons}")
     normal, mixture = (np.stack([row[part] for row in rows]) for part in (0, 1))
-    ratios = mixture - normal
-    flows = ratios @ np.asarray(bundle.calibration.weights)
-    estimates = {
-        "log_prob_normal": -normal.sum(1),
-        "plain_ratio": ratios.sum(1),
-        "flows": flows,
-        "combined": flows,
-    }
+    estimates = estimators(np.stack(pixels))
     percentiles = np.array([row[2] for row in rows])
-    return Scored(kept, np.stack(pixels), estimates, percentiles, ratios, normal, refused)
+    return Scored(kept, np.stack(pixels), estimates, percentiles, mixture - normal, normal, refused)
