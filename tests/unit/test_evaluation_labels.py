@@ -37,7 +37,8 @@ def table(folder: Path, text: str) -> Matched:
 def test_rows_name_images_in_every_sensible_way(folder: Path) -> None:
     found = table(
         folder,
-        f"file,label\na/one.png,normal\n{folder / 'a/two.png'},Normal\ntest/b/one.png,flu\nthree,flu\nscans/four.png,pox\n",
+        f"file,label\na/one.png,normal\n{folder / 'a/two.png'},Normal\n"
+        "test/b/one.png,flu\nthree,flu\nscans/four.png,pox\n",
     )
     assert {image.case.key: sorted(image.labels) for image in found.images} == {
         "a/one.png": ["normal"], "a/two.png": ["normal"], "b/one.png": ["flu"], "b/three.PNG": ["flu"],
