@@ -72,7 +72,8 @@ class Publisher:
             raise ReportError("the study has no image that a report could refer to")
         evidence = [self._store.read(instance.digest, stop_before_pixels=True) for instance in sources]
         result = ReportInput(
-            modality="BCT" if study.modality == _CT else "CXR",
+            # Of what was scored, not of the study: it may hold radiographs and slices.
+            modality="BCT" if any(instance.modality == _CT for instance in sources) else "CXR",
             revision=study.revision,
             score=study.score,
             priority=study.priority if study.state is not State.UNSUITABLE else None,

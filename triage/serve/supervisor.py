@@ -15,6 +15,7 @@ import structlog
 
 from triage.config import Configuration
 from triage.errors import ConfigurationError
+from triage.transport import forget_socket
 
 log = structlog.get_logger(__name__)
 
@@ -123,6 +124,8 @@ class Supervisor:
                     process.kill()
                     process.wait()
             deadline = max(deadline, time.monotonic() + 1.5)
+        if broker:
+            forget_socket(self.config)
         for lock in self._locks:
             lock.close()
 

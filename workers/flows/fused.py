@@ -15,12 +15,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from workers.flows.bijections import Level, SplitPrior
 from workers.flows.fold import FoldedLevel, fold_level
-from workers.flows.glow import Glow
+from workers.flows.glow import Glow, grey_cell
 from workers.flows.strips import CHUNK_SITES, Workers, one_thread_each, run_steps
 
 
@@ -38,6 +40,15 @@ class Parts:
 
     log_density: Tensor
     largest_latent: Tensor
+
+
+def latent_quantities(largest: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Return one image's largest latents, (2, L), by the names under which calibration checks them."""
+    return {
+        f"latent.{flow}.level{number}": float(value)
+        for flow, levels in zip(("normal", "mixture"), largest, strict=True)
+        for number, value in enumerate(levels, start=1)
+    }
 
 
 class FusedFlows:
@@ -70,6 +81,11 @@ class FusedFlows:
             levels = [level for flow in group if isinstance(level := flow.levels[number], Level)]
             self.levels.append(fold_level(levels, size, dtype, self.device))
             self.priors.append([prior.to(self.exact) for flow in group if (prior := flow.prior(number)) is not None])
+
+    @property
+    def cell(self) -> float:
+        """-D ln n, nats: see `Glow.cell`."""
+        return grey_cell(self.architecture)
 
     @torch.inference_mode()
     def parts(self, x: Tensor) -> Parts:

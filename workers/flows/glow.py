@@ -118,7 +118,7 @@ class Glow(nn.Module):
     @property
     def cell(self) -> float:
         """-D ln n, nats: the logarithm of a grey level's share of (-1/2, 1/2)^D."""
-        return -self.architecture.dimensions * math.log(self.architecture.grey_levels)
+        return grey_cell(self.architecture)
 
     @torch.no_grad()
     def sample(self, count: int, *, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
@@ -146,6 +146,11 @@ class Glow(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def grey_cell(architecture: Architecture) -> float:
+    """Return -D ln n, nats: the logarithm of a grey level's share of (-1/2, 1/2)^D."""
+    return -architecture.dimensions * math.log(architecture.grey_levels)
 
 
 def dequantise(grey: Tensor, grey_levels: int, noise: Tensor | float = 0.5) -> Tensor:
