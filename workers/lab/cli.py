@@ -14,6 +14,7 @@ from triage.config import load as load_configuration
 from triage.config.schema import Models
 from triage.errors import BundleError, TriageError
 from workers.flows.engine import choose_device
+from workers.lab.calibrate_cli import calibrate
 from workers.lab.evaluate_cli import evaluate
 from workers.lab.golden import check_golden
 from workers.lab.sample_cli import sample
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("train")(train)
     app.command("evaluate")(evaluate)
     app.command("sample")(sample)
+    models_app.command("calibrate")(calibrate)
     app.add_typer(models_app, name="models")
 
 

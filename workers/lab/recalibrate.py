@@ -1,0 +1,345 @@
+"""A bundle's calibration against a site's own images: same weights, another frozen reference (flows.md, section 7)."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from triage.bundles import SUMS, Bundle, write_bundle
+from triage.calibration import Calibration, OperatingPoint, Probability
+from triage.errors import ConfigurationError, NotScoredError
+from workers.flows.estimators import BundleEstimators
+from workers.flows.fused import latent_quantities
+from workers.flows.posterior import coarse, quantities
+from workers.flows.transform import to_flow_grid
+from workers.lab.evaluation.bootstrap import Scores
+from workers.lab.evaluation.cases import Case, find_cases
+from workers.lab.evaluation.labels import match, read_labels
+from workers.lab.evaluation.metrics import FLAG_RATES, SENSITIVITIES
+from workers.lab.image_set import Pixels
+
+LEAST, ENOUGH = 30, 200
+LEAST_LABELLED = 50
+MARGIN = 0.4
+FAR = 8.0
+COMBINED = "combined"
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Site:
+    """A bundle and a site's images.
+
+    Attributes
+    ----------
+    bundle : Bundle
+        The one to calibrate.
+    cases : dict of str to Case
+        Every image by its key; an image in both folders is there once.
+    reference, normal : frozenset of str
+        Keys of unlabelled images, and of reported normals.
+    labels : dict of str to bool
+        Key to whether the image is abnormal.
+    prevalence : float or None
+        Share of abnormal images where the bundle is used.
+    """
+
+    bundle: Bundle
+    cases: dict[str, Case]
+    reference: frozenset[str]
+    normal: frozenset[str]
+    labels: dict[str, bool]
+    prevalence: float | None
+
+    @property
+    def images(self) -> int:
+        """How many images there are to read."""
+        return len(self.cases)
+
+    @classmethod
+    def find(
+        cls,
+        bundle: Bundle,
+        reference: Sequence[str],
+        normal: Sequence[str],
+        labels: Path | None,
+        prevalence: float | None,
+    ) -> Self:
+        """Look up the images that options name.
+
+        Raises
+        ------
+        ConfigurationError
+            If there are none, or a table can't be used.
+        """
+        if prevalence is not None and labels is None:
+            raise ConfigurationError("--prevalence corrects probabilities", remedy="give --labels CSV, too")
+        cases: dict[str, Case] = {}
+        keys: list[frozenset[str]] = []
+        known: dict[str, bool] = {}
+        for sources in (reference, normal):
+            found: set[str] = set()
+            for source in sources:
+                here = find_cases([source], bundle.preprocessing, bundle.modality)
+                names = {_key(source, case): case for case in here}
+                cases.update(names)
+                found.update(names)
+            keys.append(frozenset(found))
+        if labels is not None:
+            every = list(cases.values())
+            place = {id(case): key for key, case in cases.items()}
+            matched = match(read_labels(labels), every, Path(reference[0].partition("?")[0]))
+            known = {place[id(image.case)]: not image.normal for image in matched.images}
+        return cls(bundle, cases, keys[0], keys[1], known, prevalence)
+
+
+def _key(source: str, case: Case) -> str:
+    return str(case.files[0].resolve()) if case.files else f"{Path(source.partition('?')[0]).resolve()}#{case.key}"
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Scores of the images that could be read: estimators' values, checked quantities, coarse images."""
+
+    keys: list[str]
+    estimates: dict[str, Scores]
+    quantities: list[dict[str, float]]
+    coarse: Scores
+    refused: int
+
+
+def recalibrate(
+    site: Site, out: Path, *, device: str = "auto", advance: Callable[[], None] = lambda: None
+) -> tuple[Bundle, list[str]]:
+    """Write the new bundle; return it and what its user should know. ``advance`` is called after each image.
+
+    Raises
+    ------
+    ConfigurationError
+        If ``out`` holds a bundle, the images are too few, or the labels contradict the scores.
+    """
+    if (out / SUMS).exists():
+        raise ConfigurationError(f"{out} already holds a bundle", remedy="choose another --out")
+    measured = _measure(site, device, advance)
+    kept, far = _plausible(site, measured)
+    combined = measured.estimates[COMBINED]
+    reference = np.array([key in site.reference and ok for key, ok in zip(measured.keys, kept, strict=True)])
+    normal = np.array([key in site.normal and ok for key, ok in zip(measured.keys, kept, strict=True)])
+    count = int(reference.sum())
+    if count < LEAST:
+        raise ConfigurationError(
+            f"{count} of {len(site.reference)} reference images can be scored: at least {LEAST} are needed",
+            remedy=f"give {ENOUGH} or more unlabelled images of this site",
+        )
+    template = measured.coarse[reference].mean(axis=0)
+    rows = _with_likeness(measured, template)
+    probability = _probability(site, measured, kept)
+    old = site.bundle.calibration
+    new = Calibration.model_validate(
+        old.model_dump()
+        | {
+            "name": f"{out.name}: {count} unlabelled images of the site",
+            "images": count,
+            "reference": _sorted(combined[reference]),
+            "references": {
+                name: _sorted(values[reference]) for name, values in measured.estimates.items() if name != COMBINED
+            },
+            "normal_reference": _sorted(combined[normal]),
+            "probability": probability,
+            "operating_points": _points(site, measured, reference, kept),
+            "template": tuple(template.round(3).tolist()),
+            "ranges": _ranges([row for row, inside in zip(rows, reference | normal, strict=True) if inside]),
+        }
+    )
+    notes = _notes(site, measured, new, far)
+    return _write(site.bundle, new, out, notes), notes
+
+
+def _measure(site: Site, device: str, advance: Callable[[], None]) -> _Measured:
+    """Read and score the images, a few at a time."""
+    estimators = BundleEstimators.load(site.bundle, device)
+    keys: list[str] = []
+    waiting: list[Pixels] = []
+    parts: list[tuple[dict[str, Scores], list[dict[str, float]], list[Scores]]] = []
+    refused = 0
+    for number, (key, case) in enumerate(site.cases.items(), start=1):
+        try:
+            waiting.append(case.read())
+            keys.append(key)
+        except NotScoredError:
+            refused += 1
+        if waiting and (len(waiting) == BATCH or number == len(site.cases)):
+            parts.append(_scored(estimators, np.stack(waiting)))
+            waiting = []
+        advance()
+    if not keys:
+        raise ConfigurationError("none of the images can be used", remedy="give images that the node would score")
+    estimates = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
+    found = [row for part in parts for row in part[1]]
+    grids = np.stack([grid for part in parts for grid in part[2]])
+    return _Measured(keys, estimates, found, grids, refused)
+
+
+def _scored(
+    estimators: BundleEstimators, pixels: Pixels
+) -> tuple[dict[str, Scores], list[dict[str, float]], list[Scores]]:
+    bundle, engine = estimators.bundle, estimators.engine
+    estimates = estimators(pixels)
+    levels = bundle.preprocessing.grey_levels
+    grey = np.stack([to_flow_grid(image, bundle.transform, bundle.architecture, levels) for image in pixels])
+    parts, largest = engine.parts(grey)
+    rows: list[dict[str, float]] = []
+    for number, image in enumerate(pixels):
+        row = quantities(parts[0, number], parts[1, number], image, engine.template)
+        row |= latent_quantities(largest[:, number])
+        row |= {name: float(estimates[name][number]) for name in ("set_classifier",) if name in estimates}
+        rows.append(row)
+    return estimates, rows, [coarse(image) for image in pixels]
+
+
+def _with_likeness(measured: _Measured, template: Scores) -> list[dict[str, float]]:
+    """Return the quantities with the likeness to the site's own mean image."""
+    rows: list[dict[str, float]] = []
+    for row, grid in zip(measured.quantities, measured.coarse, strict=True):
+        likeness = float(np.corrcoef(grid, template)[0, 1]) if np.ptp(grid) > 0 and np.ptp(template) > 0 else 0.0
+        rows.append(row | ({"input.likeness": likeness} if "input.likeness" in row else {}))
+    return rows
+
+
+def _plausible(site: Site, measured: _Measured) -> tuple[list[bool], int]:
+    """Return which images are near enough to the others to be a reference, and how many are not.
+
+    One test pattern among the reference would stretch every range until nothing is unlike.
+    """
+    ok = np.ones(len(measured.keys), dtype=bool)
+    for name in measured.quantities[0]:
+        values = np.array([row[name] for row in measured.quantities])
+        finite = np.isfinite(values)
+        ok &= finite
+        if finite.any():
+            low, middle, high = np.percentile(values[finite], [25, 50, 75])
+            ok &= np.abs(np.where(finite, values, middle) - middle) <= FAR * max(high - low, 1e-9)
+    far = sum(key in site.reference | site.normal and not good for key, good in zip(measured.keys, ok, strict=True))
+    return ok.tolist(), far
+
+
+def _ranges(rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    ranges: dict[str, tuple[float, float]] = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        low, high = min(values), max(values)
+        ranges[name] = (low - MARGIN * (high - low), high + MARGIN * (high - low))
+    return ranges
+
+
+def _sorted(values: Scores) -> tuple[float, ...]:
+    return tuple(sorted(values.tolist()))
+
+
+def _labelled(site: Site, measured: _Measured, kept: Sequence[bool]) -> tuple[Scores, Scores]:
+    """Return the combined statistic of the labelled normal images, and of the labelled others."""
+    combined = measured.estimates[COMBINED]
+    pairs = [
+        (value, site.labels[key])
+        for value, key, ok in zip(combined.tolist(), measured.keys, kept, strict=True)
+        if ok and key in site.labels
+    ]
+    parts = ([value for value, abnormal in pairs if abnormal == wanted] for wanted in (False, True))
+    normal, abnormal = (np.array(part) for part in parts)
+    return normal, abnormal
+
+
+def _probability(site: Site, measured: _Measured, kept: Sequence[bool]) -> Probability | None:
+    """Fit Platt's sigmoid to the labelled images.
+
+    References
+    ----------
+    Platt, *Probabilistic outputs for support vector machines*, 1999. The prior is corrected by adding the difference
+    of the logits of the two prevalences (flows.md, section 7).
+    """
+    if not site.labels:
+        return None
+    normal, abnormal = _labelled(site, measured, kept)
+    if min(len(normal), len(abnormal)) < LEAST_LABELLED:
+        raise ConfigurationError(
+            f"{len(normal)} normal and {len(abnormal)} other labelled images have a score: probabilities need "
+            f"{LEAST_LABELLED} of either",
+            remedy="label more images, or leave out --labels",
+        )
+    values = np.r_[normal, abnormal]
+    centre, spread = float(values.mean()), float(values.std()) or 1.0
+    truth = np.arange(len(values)) >= len(normal)
+    model = LogisticRegression(C=1e6, max_iter=1000).fit(((values - centre) / spread)[:, None], truth)
+    slope = float(model.coef_[0, 0]) / spread
+    if slope < 0:
+        raise ConfigurationError(
+            "by these labels higher scores are more often normal: this bundle doesn't work on these images",
+            remedy="check the labels, and run triage-node evaluate on them",
+        )
+    prevalence = len(abnormal) / len(values)
+    return Probability(
+        slope=slope,
+        intercept=float(model.intercept_[0]) - slope * centre,
+        prevalence=prevalence,
+        assumed=site.prevalence or prevalence,
+        normal=len(normal),
+        abnormal=len(abnormal),
+    )
+
+
+def _points(
+    site: Site, measured: _Measured, reference: np.typing.NDArray[np.bool_], kept: Sequence[bool]
+) -> tuple[OperatingPoint, ...]:
+    """Return thresholds at fixed flag rates of the reference and, with labels, at fixed sensitivities."""
+    scores = measured.estimates[COMBINED][reference]
+    wanted = [("flag_rate", rate, float(np.quantile(scores, 1 - rate))) for rate in FLAG_RATES]
+    _, abnormal = _labelled(site, measured, kept)
+    if len(abnormal) >= LEAST_LABELLED:
+        wanted += [
+            ("sensitivity", share, float(np.quantile(abnormal, 1 - share, method="lower"))) for share in SENSITIVITIES
+        ]
+    names = ("kind", "target", "threshold", "percentile")
+    return tuple(
+        OperatingPoint.model_validate(dict(zip(names, (*point, 100 * float((scores < point[2]).mean())), strict=True)))
+        for point in wanted
+    )
+
+
+def _notes(site: Site, measured: _Measured, new: Calibration, far: int) -> list[str]:
+    notes = [
+        f"{new.images} unlabelled reference images, {len(new.normal_reference)} reported normals, "
+        f"{len(site.labels)} labelled"
+    ]
+    if measured.refused:
+        notes.append(f"{measured.refused} images were left out: the node would not score them")
+    if far:
+        notes.append(f"{far} images were left out: they are unlike all the others")
+    if new.images < ENOUGH:
+        notes.append(f"warning: {new.images} reference images make coarse percentiles; {ENOUGH} or more are better")
+    if new.normal_reference and len(new.normal_reference) < ENOUGH:
+        notes.append(f"the smallest p-value that {len(new.normal_reference)} reported normals allow is "
+                     f"{1 / (len(new.normal_reference) + 1):.3f}")  # fmt: skip
+    if new.probability:
+        notes.append(
+            f"probabilities assume that {100 * new.probability.assumed:.1f} % are abnormal "
+            f"({100 * new.probability.prevalence:.1f} % of the labelled images are)"
+        )
+    return notes
+
+
+def _write(bundle: Bundle, calibration: Calibration, out: Path, notes: Sequence[str]) -> Bundle:
+    """Write a copy of the bundle with this calibration; its weights are the same bytes."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in bundle.folder.glob("*.safetensors"):
+        shutil.copyfile(path, out / path.name)
+    manifest = bundle.manifest.model_copy(update={"name": out.name})
+    section = (
+        f"\n## Calibrated again\nMade from {bundle.name} {bundle.version} (digest {bundle.digest}) by `models "
+        "calibrate`: same weights, and percentiles against a site's own images. What is said above on how good it is "
+        "and on its reference is about the original.\n\n" + "".join(f"- {note}\n" for note in notes)
+    )
+    return write_bundle(out, manifest, calibration, bundle.card + section)
