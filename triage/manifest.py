@@ -139,7 +139,11 @@ class DataSource(_Part):
 
 
 class Training(_Part):
-    """How a bundle was made."""
+    """How a bundle was made.
+
+    ``acquisition_auc`` says how well header, borders and noise alone told the two training sets apart (0.5: not at
+    all); None where it wasn't looked at.
+    """
 
     preset: str
     seed: int
@@ -148,6 +152,7 @@ class Training(_Part):
     bits_per_dim_normal: float
     bits_per_dim_mixture: float
     made_with: str
+    acquisition_auc: Annotated[float, Field(ge=0, le=1)] | None = None
     data: tuple[DataSource, ...] = ()
 
 

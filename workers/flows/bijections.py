@@ -27,7 +27,6 @@ LOG_SCALE_FACTOR = 3.0
 MIN_INITIAL_SPREAD = 1e-2
 
 
-
 @dataclass(frozen=True)
 class Options:
     """Where the paper and the released code differ; see `triage.manifest.Architecture`."""

@@ -19,10 +19,13 @@ from workers.flows.glow import Glow, dequantise
 from workers.flows.posterior import Posterior
 from workers.lab.calibrate import calibrate
 from workers.lab.card import write_card
+from workers.lab.curves import StageRecord
 from workers.lab.fit import FlowGrid, Progress, Stage
 from workers.lab.golden import make_golden
 from workers.lab.image_set import ImageSet, share
+from workers.lab.parallel import current
 from workers.lab.presets import Preset, Schedule
+from workers.lab.rigour import write_record
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +55,8 @@ class Run:
         Of the bundle.
     data : tuple of DataSource
         Credits.
+    acquisition_auc : float or None
+        What the acquisition probe found; goes into the manifest.
     device : torch.device
         Where to train.
     """
@@ -66,12 +71,18 @@ class Run:
     version: str = "1.0.0"
     summary: str = ""
     data: tuple[DataSource, ...] = ()
+    acquisition_auc: float | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def checkpoints(self) -> Path:
         """Where the run can be taken up again."""
         return self.out.with_name(self.out.name + ".training")
+
+    @property
+    def record(self) -> Path:
+        """Where learning curves and warnings are kept, beside the bundle."""
+        return self.out.with_name(self.out.name + ".record")
 
     @property
     def grid(self) -> FlowGrid:
@@ -137,8 +148,10 @@ def train(
     """
     if (run.out / SUMS).exists():
         raise ConfigurationError(f"{run.out} already holds a bundle", remedy="choose another --out")
-    if not resume:
+    group = current()
+    if not resume and group.leads:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
+    group.wait()
     normal, mixture = split(run.normal, run), split(run.mixture, run)
     everything = Split(*(ImageSet.union(pair) for pair in zip(_parts(normal), _parts(mixture), strict=True)))
     fit = _Fitter(run, report, resume)
@@ -147,6 +160,10 @@ def train(
     bpd_normal = fit("normal", flow_normal, normal, run.preset.flow)
     bpd_mixture = fit("mixture", flow_mixture, mixture, run.preset.flow)
     posterior = Posterior(flow_normal.cpu(), flow_mixture.cpu())
+    if not group.leads:
+        group.wait()  # until the bundle is there
+        return Bundle.open(run.out)
+    write_record(run.record, fit.records, *posterior.level_parts(run.grid(normal.valid.pixels)))
     name = f"{run.out.name} {run.version}: {len(mixture.calibration)} held-out unlabelled images"
     calibration = calibrate(posterior, mixture.calibration, run.grid, name=name, preset=run.preset)
     training = Training(
@@ -158,9 +175,11 @@ def train(
         bits_per_dim_mixture=round(bpd_mixture, 6),
         made_with=f"torch {torch.__version__}",
         data=run.data,
+        acquisition_auc=run.acquisition_auc,
     )
     bundle = _write(run, posterior, calibration, training, evaluate(posterior, run.grid))
     shutil.rmtree(run.checkpoints, ignore_errors=True)
+    group.wait()
     return bundle
 
 
@@ -175,6 +194,7 @@ class _Fitter:
     run: Run
     report: Callable[[Progress], None]
     resume: bool
+    records: list[StageRecord] = field(default_factory=list)
 
     def start(self, images: Split) -> Glow:
         """Return the flow from which both start: initialised on all images, trained on them if the preset says so."""
@@ -204,7 +224,9 @@ class _Fitter:
         )
         if self.resume and stage.resume():
             log.info("stage_resumed", stage=name, step=stage.state.step)
-        return stage.run(self.report)
+        bits = stage.run(self.report)
+        self.records.append(stage.record)
+        return bits
 
 
 def _write(run: Run, posterior: Posterior, calibration: Calibration, training: Training, evaluation: str) -> Bundle:
