@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import structlog
 import typer
 from click.testing import Result
 from PIL import Image
@@ -87,7 +88,10 @@ def laboratory(*arguments: str) -> Result:
     """Run a command in this process, where torch is loaded already."""
     app = typer.Typer()
     register(app)
-    return CliRunner().invoke(app, [*arguments])
+    try:
+        return CliRunner().invoke(app, [*arguments])
+    finally:
+        structlog.reset_defaults()  # commands log to the runner's standard error, which is closed now
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """A bundle against a site's own images: percentiles, p-values and probabilities that mean what they say."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 import typer
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
@@ -123,6 +125,14 @@ def test_too_few_images_or_labels_and_contradicting_labels(site: Path, tmp_path:
         Site.find(bundle, [str(site / "all.npz")], [], None, 0.1)
 
 
+@pytest.fixture
+def _plain_logs() -> Iterator[None]:
+    """Commands log to the runner's standard error, which is closed when they end."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("_plain_logs")
 def test_the_command(site: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     register(app)
