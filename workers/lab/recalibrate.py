@@ -7,26 +7,24 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from triage.bundles import SUMS, Bundle, write_bundle
-from triage.calibration import Calibration, OperatingPoint, Probability
+from triage.calibration import COMBINED, SET_CLASSIFIER, Calibration, OperatingPoint
 from triage.errors import ConfigurationError, NotScoredError
 from workers.flows.estimators import BundleEstimators
 from workers.flows.fused import latent_quantities
 from workers.flows.posterior import coarse, quantities
 from workers.flows.transform import to_flow_grid
+from workers.lab.calibrate import FLAG_RATES, LEAST_LABELS, with_labels
 from workers.lab.evaluation.bootstrap import Scores
 from workers.lab.evaluation.cases import Case, find_cases
 from workers.lab.evaluation.labels import match, read_labels
-from workers.lab.evaluation.metrics import FLAG_RATES, SENSITIVITIES
 from workers.lab.image_set import Pixels
 
 LEAST, ENOUGH = 30, 200
-LEAST_LABELLED = 50
 MARGIN = 0.4
 FAR = 8.0
-COMBINED = "combined"
 BATCH = 16
 
 
@@ -137,7 +135,6 @@ def recalibrate(
         )
     template = measured.coarse[reference].mean(axis=0)
     rows = _with_likeness(measured, template)
-    probability = _probability(site, measured, kept)
     old = site.bundle.calibration
     new = Calibration.model_validate(
         old.model_dump()
@@ -149,12 +146,18 @@ def recalibrate(
                 name: _sorted(values[reference]) for name, values in measured.estimates.items() if name != COMBINED
             },
             "normal_reference": _sorted(combined[normal]),
-            "probability": probability,
-            "operating_points": _points(site, measured, reference, kept),
+            "probability": None,
+            "operating_points": (),
             "template": tuple(template.round(3).tolist()),
-            "ranges": _ranges([row for row, inside in zip(rows, reference | normal, strict=True) if inside]),
+            "ranges": _ranges([row for row, inside in zip(rows, reference | normal, strict=True) if inside], old),
         }
     )
+    points = tuple(
+        OperatingPoint(kind="flag_rate", target=rate, threshold=cut, percentile=new.percentile(cut))
+        for rate in FLAG_RATES
+        for cut in [float(np.quantile(combined[reference], 1 - rate))]
+    )
+    new = _with_labels(site, measured, kept, new.model_copy(update={"operating_points": points}))
     notes = _notes(site, measured, new, far)
     return _write(site.bundle, new, out, notes), notes
 
@@ -196,7 +199,7 @@ def _scored(
     for number, image in enumerate(pixels):
         row = quantities(parts[0, number], parts[1, number], image, engine.template)
         row |= latent_quantities(largest[:, number])
-        row |= {name: float(estimates[name][number]) for name in ("set_classifier",) if name in estimates}
+        row |= {name: float(estimates[name][number]) for name in (SET_CLASSIFIER,) if name in estimates}
         rows.append(row)
     return estimates, rows, [coarse(image) for image in pixels]
 
@@ -227,12 +230,14 @@ def _plausible(site: Site, measured: _Measured) -> tuple[list[bool], int]:
     return ok.tolist(), far
 
 
-def _ranges(rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+def _ranges(rows: Sequence[Mapping[str, float]], old: Calibration) -> dict[str, tuple[float, float]]:
     ranges: dict[str, tuple[float, float]] = {}
     for name in rows[0]:
         values = [row[name] for row in rows]
         low, high = min(values), max(values)
         ranges[name] = (low - MARGIN * (high - low), high + MARGIN * (high - low))
+    if old.log_prior is not None:  # never refuse a ratio that exact densities could have
+        ranges["ratio"] = (min(ranges["ratio"][0], old.log_prior[0]), ranges["ratio"][1])
     return ranges
 
 
@@ -253,60 +258,24 @@ def _labelled(site: Site, measured: _Measured, kept: Sequence[bool]) -> tuple[Sc
     return normal, abnormal
 
 
-def _probability(site: Site, measured: _Measured, kept: Sequence[bool]) -> Probability | None:
-    """Fit Platt's sigmoid to the labelled images.
-
-    References
-    ----------
-    Platt, *Probabilistic outputs for support vector machines*, 1999. The prior is corrected by adding the difference
-    of the logits of the two prevalences (flows.md, section 7).
-    """
+def _with_labels(site: Site, measured: _Measured, kept: Sequence[bool], calibration: Calibration) -> Calibration:
+    """Add probabilities and thresholds by sensitivity, where the site has labels and they agree with the scores."""
     if not site.labels:
-        return None
+        return calibration
     normal, abnormal = _labelled(site, measured, kept)
-    if min(len(normal), len(abnormal)) < LEAST_LABELLED:
+    if min(len(normal), len(abnormal)) < LEAST_LABELS:
         raise ConfigurationError(
             f"{len(normal)} normal and {len(abnormal)} other labelled images have a score: probabilities need "
-            f"{LEAST_LABELLED} of either",
+            f"{LEAST_LABELS} of either",
             remedy="label more images, or leave out --labels",
         )
-    values = np.r_[normal, abnormal]
-    centre, spread = float(values.mean()), float(values.std()) or 1.0
-    truth = np.arange(len(values)) >= len(normal)
-    model = LogisticRegression(C=1e6, max_iter=1000).fit(((values - centre) / spread)[:, None], truth)
-    slope = float(model.coef_[0, 0]) / spread
-    if slope < 0:
+    values, truth = np.r_[normal, abnormal], np.r_[np.zeros(len(normal), bool), np.ones(len(abnormal), bool)]
+    if roc_auc_score(truth, values) < 0.5:
         raise ConfigurationError(
             "by these labels higher scores are more often normal: this bundle doesn't work on these images",
             remedy="check the labels, and run triage-node evaluate on them",
         )
-    prevalence = len(abnormal) / len(values)
-    return Probability(
-        slope=slope,
-        intercept=float(model.intercept_[0]) - slope * centre,
-        prevalence=prevalence,
-        assumed=site.prevalence or prevalence,
-        normal=len(normal),
-        abnormal=len(abnormal),
-    )
-
-
-def _points(
-    site: Site, measured: _Measured, reference: np.typing.NDArray[np.bool_], kept: Sequence[bool]
-) -> tuple[OperatingPoint, ...]:
-    """Return thresholds at fixed flag rates of the reference and, with labels, at fixed sensitivities."""
-    scores = measured.estimates[COMBINED][reference]
-    wanted = [("flag_rate", rate, float(np.quantile(scores, 1 - rate))) for rate in FLAG_RATES]
-    _, abnormal = _labelled(site, measured, kept)
-    if len(abnormal) >= LEAST_LABELLED:
-        wanted += [
-            ("sensitivity", share, float(np.quantile(abnormal, 1 - share, method="lower"))) for share in SENSITIVITIES
-        ]
-    names = ("kind", "target", "threshold", "percentile")
-    return tuple(
-        OperatingPoint.model_validate(dict(zip(names, (*point, 100 * float((scores < point[2]).mean())), strict=True)))
-        for point in wanted
-    )
+    return with_labels(calibration, values, truth, prevalence=site.prevalence or float(truth.mean()))
 
 
 def _notes(site: Site, measured: _Measured, new: Calibration, far: int) -> list[str]:
