@@ -11,16 +11,16 @@ from triage.pictures import Picture
 Rgb = npt.NDArray[np.uint8]
 
 WARNING = "AI TRIAGE - NOT FOR DIAGNOSIS"
-RESEARCH = "Research use only. Not a finding, not a measurement. Uncoloured parts are not normal: read the original images."
+RESEARCH = "Research use only. Neither finding nor measurement. What has no colour is not normal: read the original images."
 
 #: The map's colours begin at the first and are full at the second, standard deviations above the mean of normals.
 FROM_SD, TO_SD = 2.0, 8.0
-_OPACITY = 0.55
+_OPACITY = 0.65
 # Dark violet to yellow, ever lighter, so that it reads the same in grey and with any colour vision.
-_COLOURS = ((0.0, (59, 15, 112)), (0.35, (181, 54, 122)), (0.7, (251, 135, 97)), (1.0, (252, 253, 191)))
+_COLOURS = ((0.0, (94, 35, 158)), (0.35, (181, 54, 122)), (0.7, (251, 135, 97)), (1.0, (252, 253, 191)))
 
 _BACKGROUND, _TEXT, _QUIET, _AMBER, _INK = (14, 16, 20), (226, 230, 236), (150, 158, 170), (255, 191, 71), (20, 16, 8)
-_MARGIN, _GAP, _PANEL, _BAR, _HEAD, _CAPTION, _STRIP = 24, 20, 600, 14, 46, 30, 190
+_MARGIN, _GAP, _PANEL, _BAR, _HEAD, _CAPTION, _STRIP = 24, 20, 600, 14, 46, 30, 260
 
 
 def draw(pictures: Sequence[Picture], *, title: str, subtitle: str) -> Rgb:

@@ -72,6 +72,22 @@ def is_image(ds: Dataset) -> bool:
     return "Rows" in ds and ds.Modality not in _NOT_IMAGES
 
 
+def lossy_compression(images: Sequence[Dataset]) -> Dataset:
+    """Return the Lossy Image Compression attributes of what is derived from these images.
+
+    References
+    ----------
+    PS3.3 section C.7.6.1.1.5: once lossy, always lossy.
+    """
+    ds = Dataset()
+    lossy = next((image for image in images if str(image.get("LossyImageCompression", "")) == "01"), None)
+    ds.LossyImageCompression = "00" if lossy is None else "01"
+    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod") if lossy is not None else ():
+        if lossy.get(keyword):
+            ds.add(lossy[keyword])
+    return ds
+
+
 def study_attributes(image: Dataset) -> Dataset:
     """Return the Patient and Study attributes of a report about this image, every Type 2 one present."""
     ds = Dataset()
