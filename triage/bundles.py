@@ -2,7 +2,8 @@
 
 A bundle holds ``bundle.toml`` (what it is), ``normal.safetensors`` and ``mixture.safetensors`` (the two flows),
 ``calibration.json`` (what its numbers mean), ``golden.safetensors`` (an input with its known score), ``card.md``
-(what it must not be used for) and ``SHA256SUMS``. Its digest is over all of them.
+(what it must not be used for) and ``SHA256SUMS``; it may hold ``maps.safetensors`` (what relevance maps are
+standardised by). Its digest is over all of them.
 """
 
 import hashlib
@@ -43,7 +44,9 @@ MIXTURE = "mixture.safetensors"
 CALIBRATION = "calibration.json"
 GOLDEN = "golden.safetensors"
 CARD = "card.md"
+MAPS = "maps.safetensors"
 FILES = frozenset({MANIFEST, NORMAL, MIXTURE, CALIBRATION, GOLDEN, CARD})
+OPTIONAL_FILES = frozenset({MAPS})
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)")
 _REMEDY = "get the bundle again from where it was made, or make it again with triage-node train"
@@ -158,8 +161,8 @@ def _verify(folder: Path, sums: Mapping[str, str]) -> dict[str, bytes]:
     for what, names in (
         ("lacks", FILES - present),
         (f"does not list in {SUMS}", FILES - sums.keys()),
-        ("holds an unexpected", present - FILES),
-        ("lists an unexpected", sums.keys() - FILES),
+        ("holds an unexpected", present - FILES - (OPTIONAL_FILES & sums.keys())),
+        ("lists an unexpected", sums.keys() - FILES - (OPTIONAL_FILES & present)),
     ):
         if names:
             raise BundleError(f"bundle {folder.name} {what} {', '.join(sorted(names))}", remedy=_REMEDY)
@@ -195,7 +198,7 @@ def write_bundle(folder: Path, manifest: Manifest, calibration: Calibration, car
     (folder / MANIFEST).write_text(_toml(manifest.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
     (folder / CALIBRATION).write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (folder / CARD).write_text(card, encoding="utf-8")
-    present = sorted(FILES & {entry.name for entry in folder.iterdir()})
+    present = sorted((FILES | OPTIONAL_FILES) & {entry.name for entry in folder.iterdir()})
     lines = (f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in present)
     (folder / SUMS).write_text("".join(lines), encoding="ascii")
     return Bundle.open(folder)

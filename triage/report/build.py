@@ -92,9 +92,7 @@ def build_report(
             content=content[0],
             series_instance_uid=derived_uid(study, "series", algorithm.name, algorithm.digest, __version__),
             series_number=SERIES_NUMBER[result.modality],
-            sop_instance_uid=derived_uid(
-                study, result.revision, algorithm.digest, sop_class_uid, inputs_hash, stated
-            ),
+            sop_instance_uid=derived_uid(study, result.revision, algorithm.digest, sop_class_uid, inputs_hash, stated),
             instance_number=result.revision,
             previous_versions=None if previous is None else [previous],
             **_document_attributes(result),

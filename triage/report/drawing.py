@@ -11,7 +11,9 @@ from triage.pictures import Picture
 Rgb = npt.NDArray[np.uint8]
 
 WARNING = "AI TRIAGE - NOT FOR DIAGNOSIS"
-RESEARCH = "Research use only. Neither finding nor measurement. What has no colour is not normal: read the original images."
+RESEARCH = (
+    "Research use only. Neither finding nor measurement. What has no colour is not normal: read the original images."
+)
 
 #: The map's colours begin at the first and are full at the second, standard deviations above the mean of normals.
 FROM_SD, TO_SD = 2.0, 8.0

@@ -80,11 +80,12 @@ def lossy_compression(images: Sequence[Dataset]) -> Dataset:
     PS3.3 section C.7.6.1.1.5: once lossy, always lossy.
     """
     ds = Dataset()
-    lossy = next((image for image in images if str(image.get("LossyImageCompression", "")) == "01"), None)
-    ds.LossyImageCompression = "00" if lossy is None else "01"
-    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod") if lossy is not None else ():
-        if lossy.get(keyword):
-            ds.add(lossy[keyword])
+    ds.LossyImageCompression = "00"
+    for image in images:
+        if str(image.get("LossyImageCompression", "")) == "01":
+            wanted = {"LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"}
+            ds.update({element.tag: element for element in image if element.keyword in wanted and element.value})
+            break
     return ds
 
 

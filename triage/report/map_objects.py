@@ -31,6 +31,7 @@ from triage.report.build import SERIES_DESCRIPTION, contributing_equipment, fini
 from triage.report.drawing import TO_SD, draw
 from triage.report.evidence import as_evidence, lossy_compression
 from triage.report.result import ReportInput
+from triage.report.text import text_of
 from triage.sop_classes import PARAMETRIC_MAP, SECONDARY_CAPTURE
 from triage.uids import derived_uid
 
@@ -87,7 +88,7 @@ def build_capture(
             photometric_interpretation="RGB",
             bits_allocated=8,
             coordinate_system="PATIENT",
-            patient_orientation=("L", "F") if result.modality == "CXR" else ("L", "P"),
+            patient_orientation=("L", "P"),
             study_instance_uid=source.StudyInstanceUID,
             series_number=CAPTURE_SERIES_NUMBER[result.modality],
             patient_birth_date=source.PatientBirthDate,
@@ -101,6 +102,9 @@ def build_capture(
         )
     except _UNUSABLE as exc:
         raise ReportError("no Secondary Capture can be built from these source instances") from exc
+    if result.modality == "CXR":
+        # Heads are drawn with the patient's left on the right; a radiograph as it came, whatever its side.
+        capture.PatientOrientation = _orientation(evidence[0])
     capture.BurnedInAnnotation = "NO"
     capture.RecognizableVisualFeatures = "NO"
     capture.BodyPartExamined = "CHEST" if result.modality == "CXR" else "HEAD"
@@ -218,9 +222,14 @@ def _placed(evidence: Sequence[Dataset], sources: Sequence[Dataset], planes: Pla
     return placed
 
 
+def _orientation(image: Dataset) -> list[str]:
+    """Return Patient Orientation (0020,0020) as the image has it, empty if it is unknown (Type 2C)."""
+    values = text_of(image, "PatientOrientation").split("\\")
+    return values if len(values) == 2 and all(values) else []
+
+
 def _reference(ds: Dataset) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID = ds.SOPClassUID
     item.ReferencedSOPInstanceUID = ds.SOPInstanceUID
     return item
-

@@ -68,9 +68,7 @@ def _radiograph(source: Source, deviations: Deviations) -> Picture:
         ((np.arange(shown) + 0.5) / shown * n - box.start) / (box.stop - box.start) * m - 0.5
         for shown, n, box, m in zip(shape, grey.shape, (rows, columns), deviations.shape, strict=True)
     ]
-    inside = np.logical_and.outer(
-        *((p > -0.5) & (p < m - 0.5) for p, m in zip(places, deviations.shape, strict=True))
-    )
+    inside = np.logical_and.outer(*((p > -0.5) & (p < m - 0.5) for p, m in zip(places, deviations.shape, strict=True)))
     onto = ndimage.map_coordinates(deviations, np.meshgrid(*places, indexing="ij"), order=1, mode="nearest")
     onto[~inside] = 0.0
     smooth = ndimage.gaussian_filter(grey, 0.5 / scale) if scale < 1 else grey
@@ -95,7 +93,7 @@ def _head(sources: Sequence[Source], deviations: Deviations, grid: Grid) -> Back
     to_map = np.linalg.inv(to_patient)
     reader = SliceReader()
     pictures = [
-        _slice(frame, number, len(stack.frames), deviations, to_map, origin)
+        _slice(frame, f"slice {number} of {len(stack.frames)}, from below", deviations, to_map, origin)
         for number, frame in enumerate(stack.frames, start=1)
     ]
     chosen = _most_conspicuous(pictures, stack.places_mm)
@@ -112,9 +110,7 @@ def _head(sources: Sequence[Source], deviations: Deviations, grid: Grid) -> Back
     )
 
 
-def _slice(
-    frame: Frame, number: int, count: int, deviations: Deviations, to_map: Vector, origin: Vector
-) -> Picture:
+def _slice(frame: Frame, caption: str, deviations: Deviations, to_map: Vector, origin: Vector) -> Picture:
     """Bring the map onto one slice's own pixels; the slice itself is read only if it is chosen."""
     row, column = np.mgrid[: frame.shape[0], : frame.shape[1]]
     lps = (
@@ -128,7 +124,7 @@ def _slice(
         grey=np.zeros((0, 0), np.uint8),
         deviations=onto.astype(np.float32),
         sop_instance_uid=frame.source.sop_instance_uid,
-        caption=f"slice {number} of {count}, from below",
+        caption=caption,
     )
 
 

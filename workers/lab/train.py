@@ -22,6 +22,7 @@ from workers.lab.card import write_card
 from workers.lab.fit import FlowGrid, Progress, Stage
 from workers.lab.golden import make_golden
 from workers.lab.image_set import ImageSet, share
+from workers.lab.maps import add_maps
 from workers.lab.presets import Preset, Schedule
 
 log = structlog.get_logger(__name__)
@@ -160,6 +161,7 @@ def train(
         data=run.data,
     )
     bundle = _write(run, posterior, calibration, training, evaluate(posterior, run.grid))
+    bundle = add_maps(bundle, posterior, ImageSet.union([normal.valid, normal.calibration]))
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     return bundle
 
