@@ -60,7 +60,10 @@ def test_a_site_that_wants_maps_gets_them_proved_and_named_in_the_report(tmp_pat
         place = {"host": "127.0.0.1", "port": orthanc.dicom_port, "ae_title": orthanc.ae_title}
         node = Node(
             tmp_path / "node",
-            sections={"models": {"dir": str(bundles_with_maps(tmp_path / "models"))}},
+            sections={
+                "models": {"dir": str(bundles_with_maps(tmp_path / "models"))},
+                "complete": {"quiet_s": {"CR": 1.0, "DX": 1.0, "CT": 2.0}},
+            },
             destinations=[{"name": "maps", "send": ["sr", "heatmap"], **place}, {"name": "plain", **place}],
         )
         orthanc.register("triage", "TRIAGE", node.port)
