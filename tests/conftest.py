@@ -1,8 +1,13 @@
 """Fixtures that every test may use; each room's own are in tests/support."""
 
 import os
+import sys
 
 import pytest
+import structlog
+
+# As `serve` does: log lines of parts that run in the test's own process must not get into what a command prints.
+structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.__stderr__))
 
 
 @pytest.fixture(autouse=True)

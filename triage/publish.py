@@ -103,9 +103,10 @@ class Publisher:
         return self._build(study, item.destination, sop_class_uid, shown)
 
     def _build(self, study: Study, destination: str, sop_class_uid: str, maps: Sequence[OutboxNew] = ()) -> OutboxNew:
+        evidence, result = self._statement(study)
         report = build_report(
-            self._evidence(study),
-            self._result(study),
+            evidence,
+            result,
             sop_class_uid=sop_class_uid,
             previous=self._previous(study),
             maps=[self._store.read(row.digest, stop_before_pixels=True) for row in maps],
@@ -113,33 +114,34 @@ class Publisher:
         return self._kept(report, destination, SR)
 
     def _build_maps(self, study: Study, maps: Maps) -> list[OutboxNew]:
+        rows: list[OutboxNew] = []
         try:
             found = maps()
             if found is None:
                 return []
             relevance, backdrop = found
-            evidence, result = self._evidence(study), self._result(study)
-            objects = [build_capture(evidence, result, relevance, backdrop)]
+            evidence, result = self._statement(study)
+            rows.append(self._kept(build_capture(evidence, result, relevance, backdrop), "", HEATMAP))
             if backdrop.planes is not None:
-                objects.append(build_parametric_map(evidence, result, relevance, backdrop.planes))
-            return [self._kept(ds, "", HEATMAP) for ds in objects]
-        except Exception as exc:  # noqa: BLE001 - no map may ever delay or lose a report
-            log.error("relevance_map_not_built", study=study.id, error=type(exc).__name__)
-            return []
+                parametric = build_parametric_map(evidence, result, relevance, backdrop.planes)
+                rows.append(self._kept(parametric, "", HEATMAP))
+        except Exception as exc:  # noqa: BLE001 - no map may ever delay or lose a report; what was built is sent
+            log.error("relevance_map_not_built", study=study.id, built=len(rows), error=type(exc).__name__)
+        return rows
 
     def _kept(self, ds: Dataset, destination: str, kind: str) -> OutboxNew:
         digest = self._store.put_bytes(encode(ds))
         return OutboxNew(destination, kind, str(ds.SOPClassUID), str(ds.SOPInstanceUID), digest)
 
-    def _evidence(self, study: Study) -> list[Dataset]:
+    def _statement(self, study: Study) -> tuple[list[Dataset], ReportInput]:
+        """Return the headers of what was scored (or declined), and what is to be said about it."""
         sources = self._ledger.sources_of(study.id) or self._images_of(study)
         if not sources:
             raise ReportError("the study has no image that a report could refer to")
-        return [self._store.read(instance.digest, stop_before_pixels=True) for instance in sources]
-
-    def _result(self, study: Study) -> ReportInput:
-        return ReportInput(
-            modality="BCT" if study.modality == _CT else "CXR",
+        evidence = [self._store.read(instance.digest, stop_before_pixels=True) for instance in sources]
+        result = ReportInput(
+            # Of what was scored, not of the study: it may hold radiographs and slices.
+            modality="BCT" if any(instance.modality == _CT for instance in sources) else "CXR",
             revision=study.revision,
             score=study.score,
             priority=study.priority if study.state is not State.UNSUITABLE else None,
@@ -148,6 +150,7 @@ class Publisher:
             station=self._config.listen.ae_title,
             created_at=datetime.now(UTC),
         )
+        return evidence, result
 
     def _images_of(self, study: Study) -> list[Instance]:
         return [instance for instance in self._ledger.instances_of(study.id) if instance.scorable]

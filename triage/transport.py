@@ -41,10 +41,26 @@ _VISIBILITY_TIMEOUT_S = 3600
 def socket_path(config: Configuration) -> Path:
     """Return the embedded broker's Unix socket; the same for every process with the same data folder."""
     path = config.data_dir.resolve() / "broker" / "valkey.sock"
-    if len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT:
+    if _is_short(path):
         return path
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"triage-node-{os.getuid()}-{digest}" / "valkey.sock"
+    elsewhere = Path(f"triage-node-{os.getuid()}-{digest}") / "valkey.sock"
+    # TMPDIR may be as long as the data folder.
+    places = (Path(folder) / elsewhere for folder in (tempfile.gettempdir(), "/tmp"))  # noqa: S108 - mode 0700, owner checked
+    return next(filter(_is_short, places))
+
+
+def _is_short(path: Path) -> bool:
+    return len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT
+
+
+def forget_socket(config: Configuration) -> None:
+    """Remove the embedded broker's socket, and its folder where that isn't in the data folder, at a clean stop."""
+    path = socket_path(config)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+        if not path.is_relative_to(config.data_dir.resolve()):
+            path.parent.rmdir()
 
 
 def broker_url(config: Configuration) -> str:

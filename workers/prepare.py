@@ -126,11 +126,9 @@ class NodeTasks:
         if relevance is None:
             log.warning("no_relevance_map", study=study.id)
             return None
-        modality = "BCT" if study.modality == "CT" else "CXR"
-        sources = [
-            Source(instance.sop_instance_uid, self._store.path(instance.digest))
-            for instance in self._ledger.sources_of(study.id)
-        ]
+        instances = self._ledger.sources_of(study.id)
+        modality = "BCT" if any(instance.modality == "CT" for instance in instances) else "CXR"
+        sources = [Source(instance.sop_instance_uid, self._store.path(instance.digest)) for instance in instances]
         return relevance, backdrop(sources, modality, relevance, self._bundles[modality].preprocessing)
 
     def _prepare(self, study: Study, job_id: int, fence: int) -> None:

@@ -83,6 +83,13 @@ class Orthanc:
                 self.process.wait()
         self.process = None
 
+    def kill(self) -> None:
+        """SIGKILL it; its storage stays."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
     def register(self, name: str, ae_title: str, port: int, host: str = "127.0.0.1") -> None:
         """Let an application entity query it and get its commitment reports; also while it runs."""
         self.modalities[name] = (ae_title, host, port)

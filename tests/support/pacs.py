@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
@@ -142,7 +142,8 @@ class Pacs:
     def _report(self, request: Dataset, assoc: Association | None) -> None:
         event_type, report = self._report_on(request)
         if assoc is not None:
-            assoc.send_n_event_report(report, event_type, COMMITMENT, COMMITMENT_INSTANCE)
+            with suppress(RuntimeError):  # the node, or this PACS itself, has ended the association meanwhile
+                assoc.send_n_event_report(report, event_type, COMMITMENT, COMMITMENT_INSTANCE)
             return
         ae = AE(ae_title=self.ae_title)
         ae.add_requested_context(COMMITMENT, SYNTAXES)

@@ -138,6 +138,17 @@ def test_not_scored_says_so_and_why(sop_class_uid: str) -> None:
     assert not [code for code in evaluations if code.startswith("PRIO-")]
 
 
+def test_what_the_gate_declined_is_not_called_a_chest_or_a_head() -> None:
+    """A knee that was taken for a chest's modality: the report names the procedure as far as it is known."""
+    coded = {
+        i.ConceptCodeSequence[0].CodeValue
+        for i in items(build_report([header()], not_scored()))
+        if "ConceptCodeSequence" in i
+    }
+    assert "168537006" in coded
+    assert not coded & {"399208008", "816094009"}
+
+
 def test_a_score_that_must_not_be_ranked_by_is_not_told() -> None:
     declined = result(score=score(not_scored="unlike anything the model was calibrated on"), priority=None)
     report = build_report([header()], declined)

@@ -55,6 +55,11 @@ PROCEDURE = {
     "CXR": Code("399208008", "SCT", "Plain chest X-ray"),
     "BCT": Code("303653007", "SCT", "Computed tomography of head"),
 }
+# Of a study that the input gate declined: it may be of any part of the body (PS3.16 CID 10005).
+UNKNOWN_PROCEDURE = {
+    "CXR": Code("168537006", "SCT", "Plain radiography"),
+    "BCT": Code("77477000", "SCT", "Computed tomography"),
+}
 
 # PS3.16 CID 29, by the image's Modality (0008,0060).
 ACQUISITION_MODALITY = {

@@ -80,6 +80,11 @@ class ReportInput:
         return self.reason or (self.score.not_scored if self.score else "")
 
     @property
+    def is_declined(self) -> bool:
+        """Whether the input gate declined the study, so that nobody knows what it shows."""
+        return self.score is None
+
+    @property
     def suspected_abnormality(self) -> bool:
         """Whether the study is flagged: scored, and at or above the percentile for HIGH."""
         return bool(self.score and not self.not_scored and self.score.percentile >= self.rank.high_percentile)

@@ -48,7 +48,7 @@ def content_tree(
     images = [ds for ds in evidence if is_image(ds)]
     report = sr.MeasurementReport(
         sr.ObservationContext(observer_device_context=_observer(result, device_uid)),
-        codes.PROCEDURE[result.modality],
+        (codes.UNKNOWN_PROCEDURE if result.is_declined else codes.PROCEDURE)[result.modality],
         [_group(images, result, tracking_uid, inputs_hash, maps)],
         title=codes.IMAGING_MEASUREMENT_REPORT,
     )
@@ -91,10 +91,11 @@ def _group(
     images: Sequence[Dataset], result: ReportInput, tracking_uid: str, inputs_hash: str, maps: Sequence[Dataset]
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     algorithm = result.algorithm
+    site = sr.FindingSite(anatomic_location=codes.FINDING_SITE[result.modality])
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(tracking_uid, "AI triage"),
         finding_type=codes.IMAGING_FINDING,
-        finding_sites=[sr.FindingSite(anatomic_location=codes.FINDING_SITE[result.modality])],
+        finding_sites=None if result.is_declined else [site],
         # Without the family: highdicom would give it back as a qualitative evaluation of the group.
         algorithm_id=_algorithm(algorithm, inputs_hash),
         measurements=_measurements(result, inputs_hash),

@@ -15,12 +15,14 @@ import structlog
 
 from triage.config import Configuration
 from triage.errors import ConfigurationError
+from triage.transport import forget_socket
 
 log = structlog.get_logger(__name__)
 
 ROLES = ("broker", "listener", "dispatcher", "prepare", "score", "web")
 """In the order in which they start; they stop the other way round."""
-_NEEDS_LEDGER = frozenset({"listener", "dispatcher", "prepare", "web"})
+# One of each per data folder, whichever `serve` runs it; workers may be many.
+_ALONE = frozenset({"broker", "listener", "dispatcher", "web"})
 
 USAGE_ERROR = 2
 _FIRST_BACKOFF_S = 1.0
@@ -69,7 +71,7 @@ class Supervisor:
     config_file: Path | None
     roles: tuple[str, ...]
     children: list[Child] = field(default_factory=list)
-    _lock: IO[bytes] | None = None
+    _locks: list[IO[bytes]] = field(default_factory=list)
 
     def start(self) -> None:
         """Start every role's processes.
@@ -79,8 +81,7 @@ class Supervisor:
         ConfigurationError
             If the data folder cannot be used or another `serve` uses it.
         """
-        if _NEEDS_LEDGER & set(self.roles) or "broker" in self.roles:
-            self._lock = _locked(self.config.data_dir, "-".join(sorted(self.roles)))
+        self._locks = [_locked(self.config.data_dir, role) for role in self.roles if role in _ALONE]
         for role in ROLES:
             if role in self.roles:
                 self.children += self._children_of(role)
@@ -123,8 +124,10 @@ class Supervisor:
                     process.kill()
                     process.wait()
             deadline = max(deadline, time.monotonic() + 1.5)
-        if self._lock is not None:
-            self._lock.close()
+        if broker:
+            forget_socket(self.config)
+        for lock in self._locks:
+            lock.close()
 
     def _children_of(self, role: str) -> list[Child]:
         if role == "broker":
@@ -144,13 +147,13 @@ class Supervisor:
         return command
 
     def _spawn(self, child: Child) -> None:
-        # The children hold the lock too: a killed supervisor's folder is free only when all of them are gone.
+        # The children hold the locks too: a killed supervisor's folder is free only when all of them are gone.
         # A session of their own: Ctrl-C reaches the supervisor alone, which then stops them in order.
         child.process = subprocess.Popen(
             child.command,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,  # standard output carries serve's own lines alone
-            pass_fds=[self._lock.fileno()] if self._lock is not None else [],
+            pass_fds=[lock.fileno() for lock in self._locks],
             start_new_session=True,
         )
         child.started_at = time.monotonic()
@@ -165,11 +168,11 @@ class Supervisor:
         child.backoff_s = min(2 * child.backoff_s, _LONGEST_BACKOFF_S)
 
 
-def _locked(data_dir: Path, roles: str) -> IO[bytes]:
-    """Return a file that is locked for as long as it, or a child's copy of it, is open."""
+def _locked(data_dir: Path, role: str) -> IO[bytes]:
+    """Return the role's file, locked for as long as it, or a child's copy of it, is open."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (data_dir / f"serve-{roles}.lock").open("ab")
+        file = (data_dir / f"serve-{role}.lock").open("ab")
     except OSError as exc:
         raise ConfigurationError(
             f"the data folder {data_dir} cannot be used: {exc.strerror}", remedy="set data_dir to a folder of yours"
@@ -183,7 +186,7 @@ def _locked(data_dir: Path, roles: str) -> IO[bytes]:
             if time.monotonic() > deadline:
                 file.close()
                 raise ConfigurationError(
-                    f"another triage-node serve (process {_holder(data_dir)}) uses {data_dir}",
+                    f"another triage-node serve (process {_holder(data_dir)}) runs the {role} in {data_dir}",
                     remedy="stop it, or set data_dir to another folder",
                 ) from None
             time.sleep(0.1)
