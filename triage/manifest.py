@@ -61,8 +61,16 @@ class InputTransform(_Part):
     spread: float = Field(0.2, gt=0, le=1)
 
 
+Prior = Literal["fixed", "learned"]
+Scale = Literal["paper", "openai"]
+Convolution = Literal["lu", "plain"]
+
+
 class Architecture(_Part):
-    """The shape of both flows: Glow (arXiv:1807.03039) with a fixed N(0, 1) prior, in two or three dimensions.
+    """The shape of both flows: Glow (arXiv:1807.03039) in two or three dimensions, as the paper runs it by default.
+
+    The options are those places where the paper departs from the code that it started from
+    (github.com/openai/glow, here "openai"), or leaves it open.
 
     Attributes
     ----------
@@ -74,6 +82,22 @@ class Architecture(_Part):
         Steps per level, K.
     widths : tuple of int
         Hidden channels of the couplings, one number a level; its length is the number of levels, L.
+    prior : str
+        ``"fixed"``: every level's latents are N(0, 1) (paper, section 3.2: "the variance and the mean of the latent
+        variables are set to 1 and 0"). ``"learned"``: the half that is split off is normal with a mean and a spread
+        that a convolution tells from the other half (openai, `split2d_prior`); the coarsest level stays N(0, 1)
+        (openai without ``--learntop``).
+    scale : str
+        Of the couplings, from the net's output a. ``"paper"``: sigmoid(a - 0.1) + 0.6 (section 3.2), between 0.6 and
+        1.6. ``"openai"``: sigmoid(a + 2).
+    convolution : str
+        The 1x1(x1) convolution: ``"lu"`` keeps W's LU decomposition (arXiv:1807.03039, section 3.2), ``"plain"`` W
+        itself with its determinant in float64 (openai's default path). The same functions can be reached by either.
+    edge : bool
+        3x3(x3) convolutions see one more channel that is 1 on the padding and 0 inside (openai, `add_edge_padding`).
+    shared_levels : int
+        Finest levels that both flows have in common, to the last bit: they cancel in the ratio, are computed once,
+        and are kept in normal.safetensors alone. (Ours; the paper trains two separate flows: 0.)
     """
 
     kind: Literal["glow"] = "glow"
@@ -81,6 +105,11 @@ class Architecture(_Part):
     grey_levels: int = Field(ge=2, le=256)
     depth: int = Field(ge=1, le=64)
     widths: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1, max_length=12)
+    prior: Prior = "fixed"
+    scale: Scale = "paper"
+    convolution: Convolution = "lu"
+    edge: bool = True
+    shared_levels: int = Field(0, ge=0)
 
     @property
     def levels(self) -> int:
@@ -96,6 +125,8 @@ class Architecture(_Part):
     def _size_divides(self) -> Self:
         if any(n % 2**self.levels for n in self.size):
             raise ValueError(f"every axis of size must be a multiple of {2**self.levels} for {self.levels} levels")
+        if self.shared_levels > self.levels:
+            raise ValueError(f"shared_levels is more than the {self.levels} levels that there are")
         return self
 
 
@@ -108,7 +139,11 @@ class DataSource(_Part):
 
 
 class Training(_Part):
-    """How a bundle was made."""
+    """How a bundle was made.
+
+    ``acquisition_auc`` says how well header, borders and noise alone told the two training sets apart (0.5: not at
+    all); None where it wasn't looked at.
+    """
 
     preset: str
     seed: int
@@ -117,6 +152,7 @@ class Training(_Part):
     bits_per_dim_normal: float
     bits_per_dim_mixture: float
     made_with: str
+    acquisition_auc: Annotated[float, Field(ge=0, le=1)] | None = None
     data: tuple[DataSource, ...] = ()
 
 

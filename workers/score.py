@@ -35,7 +35,7 @@ def load_engines(config: Configuration) -> dict[str, Engine]:
     for modality in ("CXR", "BCT"):
         bundle = find_bundle(config.models, modality)
         if bundle is not None:
-            engines[bundle.digest] = Engine(bundle, config.worker.device)
+            engines[bundle.digest] = Engine(bundle, config.worker.device, precision=config.worker.precision)
             log.info("bundle_loaded", bundle=bundle.name, version=bundle.version, digest=bundle.digest)
     return engines
 

@@ -9,12 +9,20 @@ from workers.flows.bijections import (
     ActNorm,
     AffineCoupling,
     EdgeConvolution,
-    InvertibleConvolution,
+    LUConvolution,
+    Options,
+    PlainConvolution,
+    SplitPrior,
     Level,
     Squeeze,
     Step,
 )
 
+KINDS = [
+    "actnorm", "convolution", "plain convolution", "coupling", "openai coupling", "squeeze", "step", "openai step",
+    "level",
+]  # fmt: skip
+OPENAI = Options(scale="openai", convolution="plain", edge=False)
 SIZES = {2: (4, 6), 3: (2, 4, 2)}
 
 
@@ -25,10 +33,13 @@ def generator() -> torch.Generator:
 def bijection(kind: str, dim: int) -> nn.Module:
     made = {
         "actnorm": lambda: ActNorm(4),
-        "convolution": lambda: InvertibleConvolution(4, generator()),
+        "convolution": lambda: LUConvolution(4, generator()),
+        "plain convolution": lambda: PlainConvolution(4, generator()),
         "coupling": lambda: AffineCoupling(dim, 4, 5, generator()),
         "squeeze": Squeeze,
+        "openai coupling": lambda: AffineCoupling(dim, 4, 5, generator(), scale="openai", edge=False),
         "step": lambda: Step(dim, 4, 5, generator()),
+        "openai step": lambda: Step(dim, 4, 5, generator(), options=OPENAI),
         "level": lambda: Level(dim, 4 * 2**dim, 5, 2, generator()),
     }[kind]()
     with torch.no_grad():
@@ -42,7 +53,7 @@ def images(dim: int, count: int = 2) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-@pytest.mark.parametrize("kind", ["actnorm", "convolution", "coupling", "squeeze", "step", "level"])
+@pytest.mark.parametrize("kind", KINDS)
 class TestContract:
     def test_inverse_undoes_forward(self, kind: str, dim: int) -> None:
         b, x = bijection(kind, dim), images(dim)
@@ -142,5 +153,6 @@ def test_a_volume_of_one_slice_is_an_image() -> None:
 
 
 def test_the_convolution_starts_as_a_rotation() -> None:
-    weight = InvertibleConvolution(6, generator()).weight().detach().numpy()
-    assert np.allclose(weight @ weight.T, np.eye(6), atol=1e-6)
+    for convolution in (LUConvolution, PlainConvolution):
+        weight = convolution(6, generator()).weight().detach().numpy()
+        assert np.allclose(weight @ weight.T, np.eye(6), atol=1e-6)

@@ -104,6 +104,9 @@ class Worker(Section):
     """The Celery workers."""
 
     device: str = Field("auto", description='"auto", "cpu", "cuda" or "cuda:1"')
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description='of the coupling nets; "bfloat16" = a faster preview, refused where it moves scores'
+    )
     score_processes: int = Field(1, ge=0, description="score workers on this machine; 0 = they run elsewhere")
     prepare_processes: int = Field(1, ge=0, description="prepare workers on this machine")
 

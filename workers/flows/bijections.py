@@ -7,19 +7,36 @@ a million terms, which float32 doesn't carry.
 References
 ----------
 Kingma & Dhariwal 2018, arXiv:1807.03039, and its code (github.com/openai/glow), from which the edge channel, the
-interleaved shift and scale and the log-scale factor 3 are taken. The scale is that of the paper's section 3.2.
+interleaved shift and scale and the log-scale factor 3 are taken; the paper's own scale is in its section 3.2, its forms
+in three dimensions in appendix B. Where the paper and the released code differ, `Options` chooses.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from triage.manifest import Convolution, Scale
 
 LOG_SCALE_FACTOR = 3.0
 # A channel that is nearly constant over the images of the initialisation must not be blown up to unit variance.
 MIN_INITIAL_SPREAD = 1e-2
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where the paper and the released code differ; see `triage.manifest.Architecture`."""
+
+    scale: Scale = "paper"
+    convolution: Convolution = "lu"
+    edge: bool = True
+
+
+PAPER = Options()
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
 
@@ -67,15 +84,42 @@ class ActNorm(nn.Module):
 
 
 class InvertibleConvolution(nn.Module):
-    """1x1(x1) convolution by W = P L (U + diag(sign exp(log_s))), initially a random rotation."""
+    """1x1(x1) convolution, initially a random rotation: z = W x at every site (paper, equations B.1 to B.3).
+
+    Subclasses say how W is kept.
+    """
+
+    def weight(self) -> Tensor:
+        """Return W, shape (C, C), float64 (it is small, and its inverse is needed)."""
+        raise NotImplementedError
+
+    def ladj_per_site(self) -> Tensor:
+        """Return ln |det W|, float64, nats."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (z, ladj)."""
+        return _mix_channels(x, self.weight()), (sites(x) * self.ladj_per_site()).expand(len(x))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return x."""
+        return _mix_channels(z, torch.linalg.inv(self.weight()))
+
+
+def _random_rotation(channels: int, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(noise)[0]
+
+
+class LUConvolution(InvertibleConvolution):
+    """W = P L (U + diag(sign exp(log_s))), so that ln |det W| is a sum (arXiv:1807.03039, section 3.2)."""
 
     permutation: Tensor
     sign: Tensor
 
     def __init__(self, channels: int, generator: torch.Generator) -> None:
         super().__init__()
-        noise = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
-        permutation, lower, upper = torch.linalg.lu(torch.linalg.qr(noise)[0])
+        permutation, lower, upper = torch.linalg.lu(_random_rotation(channels, generator))
         diagonal = upper.diagonal()
         self.register_buffer("permutation", permutation.float())
         self.register_buffer("sign", diagonal.sign().float())
@@ -84,20 +128,38 @@ class InvertibleConvolution(nn.Module):
         self.log_s = nn.Parameter(diagonal.abs().log().float())
 
     def weight(self) -> Tensor:
-        """Return W, shape (C, C), float64 (it is small, and its inverse is needed)."""
+        """Return W, shape (C, C), float64."""
         eye = torch.eye(len(self.log_s), dtype=torch.float64, device=self.log_s.device)
         lower = self.lower.double().tril(-1) + eye
         upper = self.upper.double().triu(1) + torch.diag(self.sign.double() * self.log_s.double().exp())
         return self.permutation.double() @ lower @ upper
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (z, ladj)."""
-        ladj = sites(x) * self.log_s.sum(dtype=torch.float64)
-        return _mix_channels(x, self.weight()), ladj.expand(len(x))
+    def ladj_per_site(self) -> Tensor:
+        """Return ln |det W|, float64, nats."""
+        return self.log_s.sum(dtype=torch.float64)
 
-    def inverse(self, z: Tensor) -> Tensor:
-        """Return x."""
-        return _mix_channels(z, torch.linalg.inv(self.weight()))
+
+class PlainConvolution(InvertibleConvolution):
+    """W itself, its determinant in float64: what the released code runs (its LU form is behind ``if True``)."""
+
+    def __init__(self, channels: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(_random_rotation(channels, generator).float())
+
+    def weight(self) -> Tensor:
+        """Return W, shape (C, C), float64."""
+        return self.matrix.double()
+
+    def ladj_per_site(self) -> Tensor:
+        """Return ln |det W|, float64, nats."""
+        ladj: Tensor = torch.linalg.slogdet(self.weight())[1]
+        return ladj
+
+
+CONVOLUTIONS: dict[Convolution, type[LUConvolution | PlainConvolution]] = {
+    "lu": LUConvolution,
+    "plain": PlainConvolution,
+}
 
 
 def _mix_channels(x: Tensor, weight: Tensor) -> Tensor:
@@ -107,33 +169,66 @@ def _mix_channels(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class EdgeConvolution(nn.Module):
-    """3x3(x3) convolution that sees where the image ends: a channel that is 1 on the padding and 0 inside."""
+    """3x3(x3) convolution that sees where the image ends: a channel that is 1 on the padding and 0 inside.
 
-    def __init__(self, dim: int, channels_in: int, channels_out: int, generator: torch.Generator | None) -> None:
+    Without ``edge`` it is a plain zero-padded convolution.
+    """
+
+    def __init__(
+        self, dim: int, channels_in: int, channels_out: int, generator: torch.Generator | None, *, edge: bool = True
+    ) -> None:
         super().__init__()
-        shape = (channels_out, channels_in + 1, *(3,) * dim)
+        self.edge = edge
+        shape = (channels_out, channels_in + edge, *(3,) * dim)
         weight = torch.zeros(shape) if generator is None else 0.05 * torch.randn(shape, generator=generator)
         self.weight = nn.Parameter(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolved image, of the same size."""
         convolve = _CONVOLUTIONS[x.dim() - 2]
+        if not self.edge:
+            return convolve(x, self.weight, padding=1)
         inner, edge = self.weight[:, :-1], self.weight[:, -1:]
         # The edge channel is the same for every image: convolve it once, and add.
         margin = functional.pad(x.new_zeros(1, 1, *x.shape[2:]), (1, 1) * (x.dim() - 2), value=1.0)
         return convolve(x, inner, padding=1) + convolve(margin, edge)
 
 
+class ZeroConvolution(nn.Module):
+    """3x3(x3) convolution that starts at zero, h = (conv3 x + bias) exp(3 logs)."""
+
+    def __init__(self, dim: int, channels_in: int, channels_out: int, *, edge: bool = True) -> None:
+        super().__init__()
+        self.conv = EdgeConvolution(dim, channels_in, channels_out, None, edge=edge)
+        self.bias = nn.Parameter(torch.zeros(channels_out))
+        self.logs = nn.Parameter(torch.zeros(channels_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return h, shape (N, channels_out, …)."""
+        h = self.conv(x) + _per_channel(self.bias, x)
+        scaled: Tensor = h * _per_channel(torch.exp(LOG_SCALE_FACTOR * self.logs), x)
+        return scaled
+
+
 class CouplingNet(nn.Module):
     """The couplings' network: conv3, actnorm, relu, conv1, actnorm, relu, conv3 that starts at zero."""
 
-    def __init__(self, dim: int, channels_in: int, channels_out: int, width: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        dim: int,
+        channels_in: int,
+        channels_out: int,
+        width: int,
+        generator: torch.Generator,
+        *,
+        edge: bool = True,
+    ) -> None:
         super().__init__()
-        self.conv1 = EdgeConvolution(dim, channels_in, width, generator)
+        self.conv1 = EdgeConvolution(dim, channels_in, width, generator, edge=edge)
         self.norm1 = ActNorm(width)
         self.conv2 = nn.Parameter(0.05 * torch.randn(width, width, *(1,) * dim, generator=generator))
         self.norm2 = ActNorm(width)
-        self.conv3 = EdgeConvolution(dim, width, channels_out, None)
+        self.conv3 = EdgeConvolution(dim, width, channels_out, None, edge=edge)
         self.bias = nn.Parameter(torch.zeros(channels_out))
         self.logs = nn.Parameter(torch.zeros(channels_out))
 
@@ -146,31 +241,72 @@ class CouplingNet(nn.Module):
         return scaled
 
 
-class AffineCoupling(nn.Module):
-    """z2 = (x2 + t(x1)) s(x1), z1 = x1, with s = sigmoid(a - 0.1) + 0.6 in (0.6, 1.6)."""
+def scale_and_log(a: Tensor, kind: Scale) -> tuple[Tensor, Tensor]:
+    """Return a coupling's scale s and ln s; see `triage.manifest.Architecture.scale`."""
+    if kind == "openai":
+        return torch.sigmoid(a + 2.0), functional.logsigmoid(a + 2.0)
+    scale = torch.sigmoid(a - 0.1) + 0.6
+    return scale, torch.log(scale)
 
-    def __init__(self, dim: int, channels: int, width: int, generator: torch.Generator) -> None:
+
+class AffineCoupling(nn.Module):
+    """z2 = (x2 + t(x1)) s(x1), z1 = x1, the halves as in the paper's equations B.4 to B.7."""
+
+    def __init__(
+        self,
+        dim: int,
+        channels: int,
+        width: int,
+        generator: torch.Generator,
+        *,
+        scale: Scale = "paper",
+        edge: bool = True,
+    ) -> None:
         super().__init__()
         first = channels // 2
-        self.net = CouplingNet(dim, first, 2 * (channels - first), width, generator)
+        self.scale = scale
+        self.net = CouplingNet(dim, first, 2 * (channels - first), width, generator, edge=edge)
 
-    def _shift_and_scale(self, x1: Tensor) -> tuple[Tensor, Tensor]:
+    def _shift_and_scale(self, x1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h = self.net(x1)
-        return h[:, 0::2], torch.sigmoid(h[:, 1::2] - 0.1) + 0.6
+        return h[:, 0::2], *scale_and_log(h[:, 1::2], self.scale)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (z, ladj)."""
         first = x.shape[1] // 2
         x1, x2 = x[:, :first], x[:, first:]
-        shift, scale = self._shift_and_scale(x1)
-        return torch.cat([x1, (x2 + shift) * scale], dim=1), total(torch.log(scale))
+        shift, scale, log_scale = self._shift_and_scale(x1)
+        return torch.cat([x1, (x2 + shift) * scale], dim=1), total(log_scale)
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return x."""
         first = z.shape[1] // 2
         z1, z2 = z[:, :first], z[:, first:]
-        shift, scale = self._shift_and_scale(z1)
+        shift, scale, _ = self._shift_and_scale(z1)
         return torch.cat([z1, z2 / scale - shift], dim=1)
+
+
+class SplitPrior(nn.Module):
+    """A learned prior of the half that is split off: z2 ~ N(mean(z1), exp(logs(z1))), brought to N(0, 1).
+
+    Written as one more bijection, so that every level's latents are N(0, 1) whatever the prior.
+    """
+
+    def __init__(self, dim: int, channels: int, *, edge: bool = True) -> None:
+        super().__init__()
+        self.net = ZeroConvolution(dim, channels, 2 * channels, edge=edge)
+
+    def forward(self, z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (latent, ladj)."""
+        h = self.net(z1)
+        mean, logs = h[:, 0::2], h[:, 1::2]
+        return (z2 - mean) * torch.exp(-logs), -total(logs)
+
+    def inverse(self, z1: Tensor, latent: Tensor) -> Tensor:
+        """Return z2."""
+        h = self.net(z1)
+        z2: Tensor = latent * torch.exp(h[:, 1::2]) + h[:, 0::2]
+        return z2
 
 
 class Squeeze(nn.Module):
@@ -197,11 +333,19 @@ class Squeeze(nn.Module):
 class Step(nn.Module):
     """One step of flow: actnorm, invertible convolution, affine coupling."""
 
-    def __init__(self, dim: int, channels: int, width: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        dim: int,
+        channels: int,
+        width: int,
+        generator: torch.Generator,
+        *,
+        options: Options = PAPER,
+    ) -> None:
         super().__init__()
         self.actnorm = ActNorm(channels)
-        self.convolution = InvertibleConvolution(channels, generator)
-        self.coupling = AffineCoupling(dim, channels, width, generator)
+        self.convolution = CONVOLUTIONS[options.convolution](channels, generator)
+        self.coupling = AffineCoupling(dim, channels, width, generator, scale=options.scale, edge=options.edge)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (z, ladj)."""
@@ -217,18 +361,34 @@ class Step(nn.Module):
 
 
 class Level(nn.Module):
-    """One level of the multi-scale flow: squeeze, then steps."""
+    """One level of the multi-scale flow: squeeze, then steps.
 
-    def __init__(self, dim: int, channels: int, width: int, depth: int, generator: torch.Generator) -> None:
+    With ``checkpointing`` a step's activations are computed again in the backward pass instead of kept: at full size
+    one step's hidden maps take a gigabyte.
+    """
+
+    checkpointing: bool = False
+
+    def __init__(
+        self,
+        dim: int,
+        channels: int,
+        width: int,
+        depth: int,
+        generator: torch.Generator,
+        *,
+        options: Options = PAPER,
+    ) -> None:
         super().__init__()
         self.squeeze = Squeeze()
-        self.steps = nn.ModuleList(Step(dim, channels, width, generator) for _ in range(depth))
+        self.steps = nn.ModuleList(Step(dim, channels, width, generator, options=options) for _ in range(depth))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (z, ladj)."""
         z, ladj = self.squeeze(x)
+        again = self.checkpointing and torch.is_grad_enabled()
         for step in self.steps:
-            z, part = step(z)
+            z, part = checkpoint(step, z, use_reentrant=False) if again else step(z)
             ladj = ladj + part
         return z, ladj
 

@@ -1,19 +1,23 @@
 """Scores: a bundle's weights on a device, and one model input in, one score out."""
 
 import time
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from triage.bundles import MIXTURE, NORMAL, Bundle
+from triage.bundles import Bundle
 from triage.errors import BundleError
 from triage.messages import ModelInput, Score
-from workers.flows.glow import Glow
+from workers.flows.fused import FusedFlows, latent_quantities
+from workers.flows.glow import dequantise
 from workers.flows.posterior import Posterior, quantities
+from workers.flows.precision import DTYPES, Precision, require_precision
 from workers.flows.transform import to_flow_grid
+from workers.flows.weights import load_flows
+
+Numbers = npt.NDArray[np.float64]
 
 
 def choose_device(name: str) -> torch.device:
@@ -32,29 +36,6 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def load_flow(bundle: Bundle, file: str, device: torch.device) -> Glow:
-    """Return one of a bundle's flows, ready to score.
-
-    Raises
-    ------
-    BundleError
-        If the weights are not those of the bundle's architecture, or not all finite.
-    """
-    flow = Glow(bundle.architecture)
-    try:
-        weights = load_file(Path(bundle.folder) / file)
-        flow.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError) as exc:
-        raise BundleError(
-            f"bundle {bundle.name}: {file} doesn't hold the weights of its architecture", remedy="get the bundle again"
-        ) from exc
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
-        raise BundleError(
-            f"bundle {bundle.name}: {file} holds weights that are not finite", remedy="get the bundle again"
-        )
-    return flow.requires_grad_(False).eval().to(device)
-
-
 class Engine:
     """A bundle, loaded once and kept warm.
 
@@ -64,23 +45,52 @@ class Engine:
         Verified by `Bundle.open`.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+    precision : str
+        ``"float32"``; or ``"bfloat16"`` for the coupling nets: a preview, refused unless it passes `check_precision`
+        with this bundle on this device.
 
     Raises
     ------
     BundleError
-        If the weights don't fit the bundle or the device doesn't exist.
+        If the weights don't fit the bundle, the device doesn't exist or the precision doesn't do for the bundle.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+    def __init__(self, bundle: Bundle, device: str = "auto", *, precision: Precision = "float32") -> None:
         self.bundle = bundle
         self.device = choose_device(device)
+        self.precision: Precision = precision
         self.template = np.asarray(bundle.calibration.template)
-        self.posterior = Posterior(*(load_flow(bundle, file, self.device) for file in (NORMAL, MIXTURE)))
+        self.flows = FusedFlows(load_flows(bundle, self.device), dtype=DTYPES[precision])
+        if precision != "float32":
+            require_precision(bundle, self.device, precision)
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """The training modules, for whoever needs gradients; scores come from `flows`."""
+        return Posterior(*load_flows(self.bundle, self.device))
 
     @property
     def compute(self) -> str:
         """Device and precision of the flows' arithmetic; sums are float64."""
-        return f"{self.device} float32"
+        preview = "" if self.precision == "float32" else " couplings, preview"
+        return f"{self.device} {self.precision}{preview}"
+
+    def parts(self, grey: npt.NDArray[np.uint8]) -> tuple[Numbers, Numbers]:
+        """Return every level's part of the two log densities, and its largest latent under each.
+
+        Parameters
+        ----------
+        grey : numpy.ndarray
+            uint8, (N, …) on the flows' grid. Other images in the batch don't change an image's numbers.
+
+        Returns
+        -------
+        levels, largest : numpy.ndarray
+            float64, (2, N, L): of the flow of normal images, then of the flow of all; nats, and |z|.
+        """
+        v = torch.from_numpy(grey).to(self.device).unsqueeze(1).to(torch.float32)
+        parts = self.flows.parts(dequantise(v, self.bundle.architecture.grey_levels))
+        return parts.log_density.cpu().numpy(), parts.largest_latent.cpu().numpy()
 
     def score(self, model_input: ModelInput) -> Score:
         """Score one image.
@@ -95,11 +105,13 @@ class Engine:
         grey_levels = bundle.preprocessing.grey_levels
         started = time.perf_counter()
         grey = to_flow_grid(model_input.pixels, bundle.transform, bundle.architecture, grey_levels)
-        normal, mixture = (parts[0] for parts in self.posterior.level_parts(grey[None]))
+        levels, largest = self.parts(grey[None])
+        normal, mixture = levels[:, 0]
         model_time_s = time.perf_counter() - started
-        cell = self.posterior.normal.cell
+        cell = self.flows.cell
         log_prob_normal, log_prob_mixture = float(normal.sum()) + cell, float(mixture.sum()) + cell
-        reason = calibration.check(quantities(normal, mixture, model_input.pixels, self.template))
+        found = quantities(normal, mixture, model_input.pixels, self.template) | latent_quantities(largest[:, 0])
+        reason = calibration.check(found)
         statistic = calibration.statistic(normal.tolist(), mixture.tolist())
         return Score(
             log_prob_normal=log_prob_normal,

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from triage.manifest import Architecture
-from workers.flows.bijections import ActNorm, Level, total
+from workers.flows.bijections import ActNorm, Level, Options, SplitPrior, total
 
 
 class Glow(nn.Module):
-    """A multi-scale flow with a fixed N(0, 1) prior on every level's latents.
+    """A multi-scale flow; its latents are N(0, 1) on every level (a learned prior is one more bijection).
 
     Parameters
     ----------
@@ -30,12 +30,27 @@ class Glow(nn.Module):
         super().__init__()
         self.architecture = architecture
         generator = torch.Generator().manual_seed(seed)
+        options = Options(architecture.scale, architecture.convolution, architecture.edge)
         dim, channels = len(architecture.size), 1
         self.levels = nn.ModuleList()
-        for width in architecture.widths:
+        self.priors = nn.ModuleList()
+        for number, width in enumerate(architecture.widths, start=1):
             channels *= 2**dim
-            self.levels.append(Level(dim, channels, width, architecture.depth, generator))
+            self.levels.append(Level(dim, channels, width, architecture.depth, generator, options=options))
             channels //= 2  # the first half goes on, the second is this level's latent
+            if architecture.prior == "learned" and number < architecture.levels:
+                self.priors.append(SplitPrior(dim, channels, edge=architecture.edge))
+
+    def prior(self, level: int) -> SplitPrior | None:
+        """Return the learned prior of a level (0 is the finest), if it has one."""
+        prior = self.priors[level] if level < len(self.priors) else None
+        return prior if isinstance(prior, SplitPrior) else None
+
+    def use_checkpointing(self, on: bool = True) -> None:
+        """Keep no activations inside steps while training: they are computed again for the gradient."""
+        for level in self.levels:
+            if isinstance(level, Level):
+                level.checkpointing = on
 
     @property
     def latent_shapes(self) -> list[tuple[int, ...]]:
@@ -68,20 +83,26 @@ class Glow(nn.Module):
         ladjs: list[Tensor] = []
         for level in self.levels:
             x, ladj = level(x)
-            ladjs.append(ladj)
-            if len(ladjs) < len(self.levels):
+            if len(ladjs) < len(self.levels) - 1:
                 x, latent = x.chunk(2, dim=1)
+                prior = self.prior(len(ladjs))
+                if prior is not None:
+                    latent, part = prior(x, latent)
+                    ladj = ladj + part
                 latents.append(latent)
+            ladjs.append(ladj)
         return [*latents, x], torch.stack(ladjs, dim=1)
 
     def inverse(self, latents: list[Tensor]) -> Tensor:
         """Map latents (one a level, finest first) back to images."""
-        x, *finer = reversed(latents)
+        x = latents[-1]
         levels = [level for level in self.levels if isinstance(level, Level)]
-        for level in reversed(levels):
-            x = level.inverse(x)
-            if finer:
-                x = torch.cat([x, finer.pop(0)], dim=1)
+        for number in reversed(range(len(levels))):
+            x = levels[number].inverse(x)
+            if number:
+                prior = self.prior(number - 1)
+                latent = latents[number - 1]
+                x = torch.cat([x, latent if prior is None else prior.inverse(x, latent)], dim=1)
         return x
 
     def level_parts(self, x: Tensor) -> Tensor:
@@ -97,7 +118,7 @@ class Glow(nn.Module):
     @property
     def cell(self) -> float:
         """-D ln n, nats: the logarithm of a grey level's share of (-1/2, 1/2)^D."""
-        return -self.architecture.dimensions * math.log(self.architecture.grey_levels)
+        return grey_cell(self.architecture)
 
     @torch.no_grad()
     def sample(self, count: int, *, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
@@ -125,6 +146,11 @@ class Glow(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def grey_cell(architecture: Architecture) -> float:
+    """Return -D ln n, nats: the logarithm of a grey level's share of (-1/2, 1/2)^D."""
+    return -architecture.dimensions * math.log(architecture.grey_levels)
 
 
 def dequantise(grey: Tensor, grey_levels: int, noise: Tensor | float = 0.5) -> Tensor:

@@ -121,7 +121,7 @@ def contributions(flow: Glow, x: Tensor) -> list[Tensor]:
     """
     parts: list[Tensor] = []
     levels = [level for level in flow.levels if isinstance(level, Level)]
-    for level in levels:
+    for number, level in enumerate(levels):
         x = level.squeeze(x)[0]
         part = torch.zeros(len(x), *x.shape[2:], dtype=torch.float64, device=x.device)
         for step in level.steps:
@@ -130,6 +130,10 @@ def contributions(flow: Glow, x: Tensor) -> list[Tensor]:
         latent = x
         if level is not levels[-1]:
             x, latent = x.chunk(2, dim=1)
+            prior = flow.prior(number)
+            if prior is not None:
+                part = part - prior.net(x)[:, 1::2].sum(1, dtype=torch.float64)
+                latent = prior(x, latent)[0]
         parts.append(part - 0.5 * latent.square().sum(1, dtype=torch.float64))
     return parts
 

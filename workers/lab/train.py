@@ -19,11 +19,14 @@ from workers.flows.glow import Glow, dequantise
 from workers.flows.posterior import Posterior
 from workers.lab.calibrate import calibrate
 from workers.lab.card import write_card
+from workers.lab.curves import StageRecord
 from workers.lab.fit import FlowGrid, Progress, Stage
 from workers.lab.golden import make_golden
 from workers.lab.image_set import ImageSet, share
 from workers.lab.maps import add_maps
+from workers.lab.parallel import current
 from workers.lab.presets import Preset, Schedule
+from workers.lab.rigour import write_record
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +56,8 @@ class Run:
         Of the bundle.
     data : tuple of DataSource
         Credits.
+    acquisition_auc : float or None
+        What the acquisition probe found; goes into the manifest.
     device : torch.device
         Where to train.
     """
@@ -67,12 +72,18 @@ class Run:
     version: str = "1.0.0"
     summary: str = ""
     data: tuple[DataSource, ...] = ()
+    acquisition_auc: float | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def checkpoints(self) -> Path:
         """Where the run can be taken up again."""
         return self.out.with_name(self.out.name + ".training")
+
+    @property
+    def record(self) -> Path:
+        """Where learning curves and warnings are kept, beside the bundle."""
+        return self.out.with_name(self.out.name + ".record")
 
     @property
     def grid(self) -> FlowGrid:
@@ -138,8 +149,10 @@ def train(
     """
     if (run.out / SUMS).exists():
         raise ConfigurationError(f"{run.out} already holds a bundle", remedy="choose another --out")
-    if not resume:
+    group = current()
+    if not resume and group.leads:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
+    group.wait()
     normal, mixture = split(run.normal, run), split(run.mixture, run)
     everything = Split(*(ImageSet.union(pair) for pair in zip(_parts(normal), _parts(mixture), strict=True)))
     fit = _Fitter(run, report, resume)
@@ -148,6 +161,10 @@ def train(
     bpd_normal = fit("normal", flow_normal, normal, run.preset.flow)
     bpd_mixture = fit("mixture", flow_mixture, mixture, run.preset.flow)
     posterior = Posterior(flow_normal.cpu(), flow_mixture.cpu())
+    if not group.leads:
+        group.wait()  # until the bundle is there
+        return Bundle.open(run.out)
+    write_record(run.record, fit.records, *posterior.level_parts(run.grid(normal.valid.pixels)))
     name = f"{run.out.name} {run.version}: {len(mixture.calibration)} held-out unlabelled images"
     calibration = calibrate(posterior, mixture.calibration, run.grid, name=name, preset=run.preset)
     training = Training(
@@ -159,10 +176,12 @@ def train(
         bits_per_dim_mixture=round(bpd_mixture, 6),
         made_with=f"torch {torch.__version__}",
         data=run.data,
+        acquisition_auc=run.acquisition_auc,
     )
     bundle = _write(run, posterior, calibration, training, evaluate(posterior, run.grid))
     bundle = add_maps(bundle, posterior, ImageSet.union([normal.valid, normal.calibration]))
     shutil.rmtree(run.checkpoints, ignore_errors=True)
+    group.wait()
     return bundle
 
 
@@ -177,6 +196,7 @@ class _Fitter:
     run: Run
     report: Callable[[Progress], None]
     resume: bool
+    records: list[StageRecord] = field(default_factory=list)
 
     def start(self, images: Split) -> Glow:
         """Return the flow from which both start: initialised on all images, trained on them if the preset says so."""
@@ -206,7 +226,9 @@ class _Fitter:
         )
         if self.resume and stage.resume():
             log.info("stage_resumed", stage=name, step=stage.state.step)
-        return stage.run(self.report)
+        bits = stage.run(self.report)
+        self.records.append(stage.record)
+        return bits
 
 
 def _write(run: Run, posterior: Posterior, calibration: Calibration, training: Training, evaluation: str) -> Bundle:
