@@ -144,10 +144,9 @@ def _step(step: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         raise TypeError("not a step of flow")
     x = step.convolution(step.actnorm(x)[0])[0]
     first = x.shape[1] // 2
-    shift, scale = step.coupling._shift_and_scale(x[:, :first])
-    return torch.cat([x[:, :first], (x[:, first:] + shift) * scale], dim=1), torch.log(scale).sum(
-        1, dtype=torch.float64
-    )
+    shift, scale, log_scale = step.coupling._shift_and_scale(x[:, :first])
+    z = torch.cat([x[:, :first], (x[:, first:] + shift) * scale], dim=1)
+    return z, log_scale.sum(1, dtype=torch.float64)
 
 
 def raw_maps(kind: str, posterior: Posterior, grey: Grey, *, expected: Expected | None = None, batch: int = 8) -> Maps:
