@@ -174,6 +174,10 @@ def build_parametric_map(
     except _UNUSABLE as exc:
         raise ReportError("no Parametric Map can be built from these source instances") from exc
     parametric.BodyPartExamined = "HEAD"
+    # highdicom's is random; the same map is to be the same bytes.
+    organization = derived_uid(parametric.SOPInstanceUID, "dimensions")
+    for item in [*parametric.DimensionOrganizationSequence, *parametric.DimensionIndexSequence]:
+        item.DimensionOrganizationUID = organization
     parametric.update(lossy_compression(evidence))
     return finished(parametric, sources[0], result)
 

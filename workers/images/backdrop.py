@@ -26,7 +26,7 @@ MAX_SIDE = 1024
 SLICES = 5
 APART_MM = 9.0
 #: A slice stands for its most conspicuous parts: the mean of this share of its map.
-CONSPICUOUS_SHARE = 0.02
+CONSPICUOUS_SHARE = 0.05
 #: Head CTs are shown in the usual brain window, HU.
 WINDOW_HU = (0.0, 80.0)
 
