@@ -30,7 +30,8 @@ def bundles_with_maps(folder: Path) -> Path:
         bundle = Bundle.open(folder / name)
         if not (folder / name / MAPS).exists():
             normals = load([f"{data}/{recipe.test_normal}"], bundle.preprocessing, bundle.modality)
-            add_maps(bundle, Engine(bundle, "cpu").posterior, normals)
+            engine = Engine(bundle, "cpu")
+            add_maps(bundle, engine.posterior, normals, classifier=engine.classifier)
         assert (folder / name / MAPS).exists()
     return folder
 

@@ -30,13 +30,13 @@ from tests.support.peers import shared
 from triage.bundles import MAPS, Bundle
 from triage.manifest import Preprocessing
 from workers.flows.engine import Engine
-from workers.flows.relevance import Expected, Mapper, Method, Standard, raw_maps, smoothed
+from workers.flows.relevance import Mapper, Method, Standard
 from workers.images.backdrop import CONSPICUOUS_SHARE
 from workers.images.resample import grid_affine, head_frame, on_grid
 from workers.images.volume import Volume
-from workers.lab.fit import FlowGrid, shifted
 from workers.lab.image_set import ImageSet, share
 from workers.lab.images import load
+from workers.lab.maps import make_mapper
 from workers.lab.presets import find_preset
 from workers.lab.starter import BCT_TEST_ABNORMAL, BCT_TEST_NORMAL, RECIPES
 
@@ -44,7 +44,7 @@ Maps = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
 Figures = dict[str, dict[str, "Figure"]]
 
-TESTED, LESIONS_EACH, COMPONENTS = 120, 2, 40
+TESTED, LESIONS_EACH = 120, 2
 PATCH, STRIDE = 24, 8
 
 CXR_KINDS = (
@@ -56,6 +56,8 @@ BCT_KINDS = (
     "ratio", "ratio.level1", "ratio.level2", "ratio.level3", "normal", "normal.level1", "normal.level2",
     "normal.level3", "gradient", "gradient~1", "gradient_normal", "gradient_normal~1", "difference", "difference~1.5",
 )  # fmt: skip
+
+CLASSIFIER_KINDS = ("classifier", "classifier~1", "classifier~2")
 
 
 @dataclass(frozen=True)
@@ -131,25 +133,16 @@ class Bench:
     engine: Engine
     normals: Pixels
 
-    @property
-    def grid(self) -> FlowGrid:
-        """From the bundle's grid to the flows'."""
-        return FlowGrid(self.bundle.transform, self.bundle.architecture, self.bundle.preprocessing.grey_levels)
-
     def maps(self, kind: str, images: Pixels) -> tuple[Maps, Maps]:
         """Return the raw and the standardised maps of images, (N, …) on the flows' grid."""
-        method = Method.parse(kind)
-        fitted, measured = self.normals, self.normals
-        expected = None
-        if method.kind == "difference":
-            half = len(self.normals) // 2
-            fitted, measured = self.normals[:half], self.normals[half:]
-            expected = Expected.of(self.grid(fitted), min(COMPONENTS, half // 2))
-        reference, own = (
-            smoothed(raw_maps(method.kind, self.engine.posterior, self.grid(x), expected=expected), method)
-            for x in (measured, images)
-        )
-        return own, Standard.of(reference)(own)
+        names = tuple(str(n) for n in range(len(self.normals)))
+        normals = ImageSet(self.normals, names, names)
+        engine = self.engine
+        mapper = make_mapper(self.bundle, engine.posterior, normals, Method.parse(kind), classifier=engine.classifier)
+        if mapper is None:
+            raise ValueError("too few normals")
+        raw = mapper.raw(images)
+        return raw, mapper.standard(raw)
 
     @property
     def shipped(self) -> str:
@@ -190,12 +183,12 @@ def cxr(models: Path, data: Path) -> Figures:
     elsewhere = [plant(image, 10_000 + n).mask for n, image in enumerate(bench.normals)]
     place = ndimage.gaussian_filter(np.mean(elsewhere, axis=0), 2)
     found = {"chance": figures(noise), "place alone": figures(np.broadcast_to(place, images.shape).copy())}
-    for kind in CXR_KINDS:
+    for kind in (*CXR_KINDS, *(CLASSIFIER_KINDS if bench.engine.classifier else ())):
         if f"level{bundle.architecture.levels + 1}" in kind:
             continue
         for name, maps in zip(("raw", "standardised"), bench.maps(kind, images), strict=True):
             found[f"{kind}, {name}"] = figures(maps)
-    classifier = getattr(bench.engine, "classifier", None)
+    classifier = bench.engine.classifier
     if classifier is not None:
         reference = bench.normals[:60]
         usual = reference.mean(0)
@@ -236,7 +229,7 @@ def bct(models: Path, data: Path) -> Figures:
     tested = [row for row in tested if row[1].any() and not row[1][row[2]].all()]
     unseen = np.stack([rows[name][0] for name in BCT_TEST_NORMAL.split(",")])
     rng = np.random.default_rng(0)
-    bench = Bench(bundle, Engine(bundle, "cpu"), np.concatenate([unseen, *(shifted(unseen, 2, rng) for _ in range(2))]))
+    bench = Bench(bundle, Engine(bundle, "cpu"), unseen)
     volumes = np.stack([row[0] for row in tested])
 
     def figures(strengths: Maps) -> dict[str, Figure]:
@@ -261,7 +254,7 @@ def bct(models: Path, data: Path) -> Figures:
         "middle first": figures(np.tile(middle, (len(tested), 1))),
         "place alone": figures(np.tile(place, (len(tested), 1))),
     }
-    for kind in BCT_KINDS:
+    for kind in (*BCT_KINDS, *(CLASSIFIER_KINDS if bench.engine.classifier else ())):
         if f"level{bundle.architecture.levels + 1}" in kind:
             continue
         for name, maps in zip(("raw", "standardised"), bench.maps(kind, volumes), strict=True):

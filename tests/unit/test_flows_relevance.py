@@ -11,13 +11,15 @@ from tests.support.flows import grey, perturbed, tiny_bundle
 from tests.support.lesions import plant
 from triage.bundles import MAPS, Bundle, write_bundle
 from triage.errors import BundleError
-from triage.manifest import Architecture
+from triage.manifest import Architecture, Classifier
 from triage.messages import ModelInput, Relevance
 from workers.flows.engine import Engine
 from workers.flows.glow import Glow, dequantise
 from workers.flows.posterior import Posterior
-from workers.flows.relevance import Expected, Mapper, Method, Standard, contributions, raw_maps, smoothed
+from workers.flows.relevance import Expected, Mapper, Method, Standard, activations, contributions, raw_maps, smoothed
+from workers.flows.set_classifier import SetClassifier, feature_count
 from workers.lab.image_set import ImageSet
+from workers.lab.imagenet import frozen_blocks
 from workers.lab.maps import add_maps, make_mapper
 from workers.score import map_one
 
@@ -85,6 +87,20 @@ def test_every_kind_gives_a_map_of_the_grid(kind: str, modality: str, tmp_path: 
     assert found.values.shape == tuple(bundle.architecture.size)
     assert Relevance.from_wire(found.to_wire()).deviations.tolist() == found.deviations.tolist()
     assert np.array_equal(mapper(images.pixels[0]).values, found.values)
+
+
+@pytest.mark.parametrize("statistics", [("mean",), ("mean", "sd"), ("sd", "max")])
+def test_the_classifiers_map_sums_to_its_logit_up_to_a_constant(statistics: tuple[str, ...]) -> None:
+    spec = Classifier(size=(64, 64), blocks=(0, 2), statistics=statistics)
+    count, rng = feature_count(spec), np.random.default_rng(0)
+    head = {name: torch.from_numpy(rng.uniform(0.5, 1.5, count)) for name in ("head.mean", "head.scale")}
+    head |= {"head.weight": torch.from_numpy(rng.normal(size=count)), "head.bias": torch.zeros(1, dtype=torch.float64)}
+    classifier = SetClassifier(spec, frozen_blocks(2) | head, torch.device("cpu"))
+    images = grey((3, 64, 64), 256)
+    maps = activations(classifier, images, (32, 32))
+    assert maps.shape == (3, 32, 32)
+    logits = [classifier(image) for image in images]
+    np.testing.assert_allclose(np.diff(maps.sum((1, 2))), np.diff(logits), rtol=1e-4, atol=1e-4)
 
 
 def test_standardised_normals_have_mean_0_and_spread_1() -> None:

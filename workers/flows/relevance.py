@@ -8,6 +8,7 @@ The kinds of map, higher where there is more to look at; ``python -m tests.bench
 - ``ratio``, ``ratio.levelN``: each position's part of log p(x) - log p(x|normal), of all levels or one;
 - ``normal``, ``normal.levelN``: the same of -log p(x|normal) alone;
 - ``gradient``, ``gradient_normal``: how these sums rise with the grey value at a place;
+- ``classifier``: each position's part of the set classifier's logit;
 - ``difference``: the image less what a linear Gaussian model of normals expects: no flow, but a strong baseline.
 """
 
@@ -30,6 +31,7 @@ from triage.messages import Relevance
 from workers.flows.bijections import Level, Step
 from workers.flows.glow import Glow, dequantise
 from workers.flows.posterior import Posterior
+from workers.flows.set_classifier import SetClassifier
 from workers.flows.transform import to_flow_grid
 
 Maps = npt.NDArray[np.float64]
@@ -43,6 +45,7 @@ _TITLES = {
     "normal": "part of -log p(x|normal)",
     "gradient": "gradient of log p(x) - log p(x|normal)",
     "gradient_normal": "gradient of -log p(x|normal)",
+    "classifier": "part of the set classifier's logit",
     "difference": "difference from the expected normal image",
 }
 
@@ -215,6 +218,60 @@ def _parts(posterior: Posterior, x: Tensor, *, ratio: bool, level: int) -> Maps:
     return found
 
 
+@torch.no_grad()
+def activations(classifier: SetClassifier, pixels: Grey, size: Sequence[int]) -> Maps:
+    """Return each position's part of the set classifier's logit; over an image (a slab) their sum is it but a constant.
+
+    A mean is a sum over positions, a standard deviation one of (a - mean)^2 / (N sd); a maximum stands where it is.
+
+    Parameters
+    ----------
+    classifier : SetClassifier
+        The bundle's second estimator.
+    pixels : numpy.ndarray
+        uint8, (N, …) on the bundle's grid.
+    size : sequence of int
+        The grid of the maps, coarser than the bundle's.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, (N, *size).
+    """
+    extract = classifier.extract
+    weights = torch.from_numpy(classifier.weight / classifier.scale).to(extract.device)
+    found = []
+    for image in pixels:
+        outputs = extract.stages(extract._network_input(image))
+        whole = torch.zeros(len(outputs[0]), *size[-2:], dtype=torch.float64, device=extract.device)
+        first = 0
+        for output in outputs:
+            a = output.flatten(2).double()  # (slabs, C, positions)
+            part = torch.zeros(len(a), a.shape[2], dtype=torch.float64, device=a.device)
+            for statistic in extract.spec.statistics:
+                weight = weights[first : first + a.shape[1]]
+                first += a.shape[1]
+                part += torch.einsum("scp,c->sp", _shares(a, statistic), weight)
+            fine = functional.interpolate(part.view(len(a), 1, *output.shape[2:]), tuple(size[-2:]), mode="bilinear")
+            whole += fine[:, 0] * (output[0, 0].numel() / whole[0].numel())
+        slabs = whole if len(size) == 3 else whole[0]
+        if len(size) == 3 and len(slabs) != size[0]:
+            slabs = functional.interpolate(slabs[None, None], tuple(size), mode="trilinear")[0, 0]
+        found.append(slabs.cpu().numpy())
+    return np.stack(found) if found else np.empty((0, *size))
+
+
+def _shares(a: Tensor, statistic: str) -> Tensor:
+    """Return each position's share of a statistic of activations, (slabs, C, positions): they sum to it."""
+    if statistic == "max":
+        highest = a.argmax(2, keepdim=True)
+        return torch.zeros_like(a).scatter(2, highest, a.gather(2, highest))
+    if statistic == "mean":
+        return a / a.shape[2]
+    spread, mean = torch.std_mean(a, dim=2, correction=0, keepdim=True)
+    return (a - mean).square() / (a.shape[2] * spread.clamp_min(1e-12))
+
+
 def smoothed(maps: Maps, method: Method) -> Maps:
     """Return maps, (N, …), smoothed as the method says; through slices half as far, for they are thick."""
     axes = maps.ndim - 1
@@ -257,17 +314,25 @@ class Mapper:
     standard : Standard
         Of its normals.
     expected : Expected or None
-        For the method that needs it.
+    classifier : SetClassifier or None
+        For the methods that need them.
     """
 
     def __init__(
-        self, bundle: Bundle, posterior: Posterior, method: Method, standard: Standard, expected: Expected | None
+        self,
+        bundle: Bundle,
+        posterior: Posterior,
+        method: Method,
+        standard: Standard,
+        *,
+        expected: Expected | None = None,
+        classifier: SetClassifier | None = None,
     ) -> None:
         self.bundle, self.posterior = bundle, posterior
-        self.method, self.standard, self.expected = method, standard, expected
+        self.method, self.standard, self.expected, self.classifier = method, standard, expected, classifier
 
     @classmethod
-    def load(cls, bundle: Bundle, posterior: Posterior) -> Self | None:
+    def load(cls, bundle: Bundle, posterior: Posterior, classifier: SetClassifier | None = None) -> Self | None:
         """Return the mapper of a bundle; None if the bundle says nothing of maps: there is no standard to show one by.
 
         Raises
@@ -288,11 +353,50 @@ class Mapper:
             raise BundleError(f"bundle {bundle.name}: {MAPS} cannot be used", remedy="get the bundle again") from exc
         if not standard.mean.shape == standard.spread.shape == tuple(bundle.architecture.size):
             raise BundleError(f"bundle {bundle.name}: {MAPS} is not of its flows' grid", remedy="get the bundle again")
-        return cls(bundle, posterior, method, standard, expected)
+        return cls(bundle, posterior, method, standard, expected=expected, classifier=classifier)
 
     def __call__(self, pixels: Grey) -> Relevance:
         """Return the map of one image on the bundle's grid."""
+        return Relevance.of(self.method.title, self.standard(self.raw(pixels[None]))[0])
+
+    def raw(self, pixels: Grey) -> Maps:
+        """Return the maps of images on the bundle's grid, (N, …), smoothed but not standardised."""
         bundle = self.bundle
-        grey = to_flow_grid(pixels, bundle.transform, bundle.architecture, bundle.preprocessing.grey_levels)
-        raw = raw_maps(self.method.kind, self.posterior, grey[None], expected=self.expected)
-        return Relevance.of(self.method.title, self.standard(smoothed(raw, self.method))[0])
+        return smoothed(
+            maps_of(
+                self.method.kind,
+                pixels,
+                bundle,
+                posterior=self.posterior,
+                classifier=self.classifier,
+                expected=self.expected,
+            ),
+            self.method,
+        )
+
+
+def maps_of(
+    kind: str,
+    pixels: Grey,
+    bundle: Bundle,
+    *,
+    posterior: Posterior,
+    classifier: SetClassifier | None,
+    expected: Expected | None,
+) -> Maps:
+    """Return the raw maps of images on the bundle's grid, (N, …), of any kind.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind, or what it needs is missing.
+    """
+    size = bundle.architecture.size
+    if kind == "classifier":
+        if classifier is None:
+            raise ValueError("the bundle has no set classifier")
+        return activations(classifier, pixels, size)
+    levels = bundle.preprocessing.grey_levels
+    grids = [to_flow_grid(image, bundle.transform, bundle.architecture, levels) for image in pixels]
+    grey = np.stack(grids) if grids else np.empty((0, *size), np.uint8)
+    return raw_maps(kind, posterior, grey, expected=expected)

@@ -8,7 +8,8 @@ from safetensors.numpy import save_file
 
 from triage.bundles import MAPS, Bundle, write_bundle
 from workers.flows.posterior import Posterior
-from workers.flows.relevance import Expected, Mapper, Method, Standard, raw_maps, smoothed
+from workers.flows.relevance import Expected, Mapper, Method, Standard, maps_of, smoothed
+from workers.flows.set_classifier import SetClassifier
 from workers.lab.fit import FlowGrid, shifted
 from workers.lab.image_set import ImageSet
 
@@ -24,7 +25,13 @@ _COMPONENTS = 40
 
 
 def make_mapper(
-    bundle: Bundle, posterior: Posterior, normals: ImageSet, method: Method, *, shift: int = 2
+    bundle: Bundle,
+    posterior: Posterior,
+    normals: ImageSet,
+    method: Method,
+    *,
+    classifier: SetClassifier | None = None,
+    shift: int = 2,
 ) -> Mapper | None:
     """Return a bundle's mapper, standardised by ``normals``; None if they are too few.
 
@@ -38,25 +45,28 @@ def make_mapper(
         Reported normals on the bundle's grid, of patients that no flow was trained on.
     method : Method
         The kind of map.
+    classifier : SetClassifier or None
+        Its second estimator, for the method that needs it.
     shift : int
         How far copies are shifted where there are few, pixels of the bundle's grid.
     """
     if len(normals) < MIN_NORMALS:
         return None
-    grid = FlowGrid(bundle.transform, bundle.architecture, bundle.preprocessing.grey_levels)
-    grey = grid(normals.pixels)
-    expected = None
+    pixels, expected = normals.pixels, None
     if method.kind == "difference":
         # What is expected and how far normals are from it must come from different images.
-        half = len(grey) // 2
-        expected = Expected.of(grey[:half], min(_COMPONENTS, half // 2))
-        grey = grey[half:]
-    elif len(grey) < FEW_NORMALS:
+        half = len(pixels) // 2
+        grid = FlowGrid(bundle.transform, bundle.architecture, bundle.preprocessing.grey_levels)
+        expected = Expected.of(grid(pixels[:half]), min(_COMPONENTS, half // 2))
+        pixels = pixels[half:]
+    elif len(pixels) < FEW_NORMALS:
         rng = np.random.default_rng(0)
-        copies = -(-FEW_NORMALS // len(grey)) - 1
-        grey = np.concatenate([grey, *(grid(shifted(normals.pixels, shift, rng)) for _ in range(copies))])
-    maps = smoothed(raw_maps(method.kind, posterior, grey, expected=expected), method)
-    return Mapper(bundle, posterior, method, Standard.of(maps), expected)
+        copies = -(-FEW_NORMALS // len(pixels)) - 1
+        pixels = np.concatenate([pixels, *(shifted(normals.pixels, shift, rng) for _ in range(copies))])
+    maps = smoothed(
+        maps_of(method.kind, pixels, bundle, posterior=posterior, classifier=classifier, expected=expected), method
+    )
+    return Mapper(bundle, posterior, method, Standard.of(maps), expected=expected, classifier=classifier)
 
 
 def write_maps(folder: Path, mapper: Mapper) -> None:
@@ -69,9 +79,11 @@ def write_maps(folder: Path, mapper: Mapper) -> None:
     (folder / MAPS).chmod(0o644)  # safetensors writes for the owner alone; the score workers may be another user
 
 
-def add_maps(bundle: Bundle, posterior: Posterior, normals: ImageSet) -> Bundle:
+def add_maps(
+    bundle: Bundle, posterior: Posterior, normals: ImageSet, *, classifier: SetClassifier | None = None
+) -> Bundle:
     """Give a bundle its maps (or new ones: a site's own normals) and return it as it is then, with a new digest."""
-    mapper = make_mapper(bundle, posterior, normals, METHODS[bundle.modality])
+    mapper = make_mapper(bundle, posterior, normals, METHODS[bundle.modality], classifier=classifier)
     if mapper is None:
         log.warning("no_relevance_maps", bundle=bundle.name, normals=len(normals))
         return bundle

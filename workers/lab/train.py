@@ -195,7 +195,7 @@ def train(
         acquisition_auc=run.acquisition_auc,
     )
     bundle = _write(run, estimators, calibration, training, evaluate(measure, calibration))
-    bundle = add_maps(bundle, posterior, _normals_for_maps(run, normal))
+    bundle = add_maps(bundle, posterior, _normals_for_maps(run, normal), classifier=estimators.classifier)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     group.wait()
     return bundle
