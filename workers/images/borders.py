@@ -1,7 +1,6 @@
 """Finds the part of a radiograph that holds the patient: collimation, frames and padding are cut off."""
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from workers.images.pixels import Floats, Mask
