@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-Picture = npt.NDArray[np.float32]
+Picture = npt.NDArray[np.floating]
 
 SIDE = 256
 

@@ -95,11 +95,11 @@ class ChestGate:
             np.load(file, allow_pickle=False) as arrays,
         ):
             found = {name: arrays[name].astype(np.float64) for name in arrays.files}
-        views = {
-            view: Subspace(**{k.removeprefix(f"{view}."): v for k, v in found.items() if k.startswith(f"{view}.")})
-            for view in ("edges", "greys")
-        }
-        return cls(**views, **{k: v for k, v in found.items() if "." not in k})
+        edges, greys = (
+            Subspace(**{k.removeprefix(view): v for k, v in found.items() if k.startswith(view)})
+            for view in ("edges.", "greys.")
+        )
+        return cls(edges=edges, greys=greys, **{k: v for k, v in found.items() if "." not in k})
 
     def save(self, path: Path) -> None:
         """Write the numbers as `load` reads them."""
