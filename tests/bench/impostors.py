@@ -74,7 +74,7 @@ def altered_chests(chests: npt.NDArray[np.uint8]) -> Iterator[tuple[str, Picture
 def public(folder: Path) -> Iterator[tuple[str, Picture]]:
     rows = [row.split("\t") for row in (folder / "index.tsv").read_text(encoding="utf-8").splitlines()[1:]]
     for row in rows:
-        if not row[8].startswith("ok") or row[0].startswith(("chest/pydicom", "chest/mlmed", "chest/fo-dicom")):
+        if not row[9].startswith("ok") or row[0].startswith(("chest/pydicom", "chest/mlmed", "chest/fo-dicom")):
             continue
         try:
             stored = grey_frame(dcmread(folder / row[0])).astype(np.float32)
