@@ -2,7 +2,8 @@
 
 A bundle holds ``bundle.toml`` (what it is), ``normal.safetensors`` and ``mixture.safetensors`` (the two flows),
 ``calibration.json`` (what its numbers mean), ``golden.safetensors`` (an input with its known score), ``card.md``
-(what it must not be used for) and ``SHA256SUMS``. Its digest is over all of them.
+(what it must not be used for) and ``SHA256SUMS``; ``classifier.safetensors`` if the manifest has a table
+``[classifier]``. Its digest is over all of them.
 """
 
 import hashlib
@@ -20,12 +21,13 @@ from pydantic import ValidationError
 from triage.calibration import Calibration
 from triage.config.schema import Models
 from triage.errors import BundleError
-from triage.manifest import Architecture, InputTransform, Manifest, Preprocessing, Training
+from triage.manifest import Architecture, Classifier, InputTransform, Manifest, Preprocessing, Training
 
 __all__ = [
     "Architecture",
     "Bundle",
     "Calibration",
+    "Classifier",
     "InputTransform",
     "Manifest",
     "Preprocessing",
@@ -43,7 +45,10 @@ MIXTURE = "mixture.safetensors"
 CALIBRATION = "calibration.json"
 GOLDEN = "golden.safetensors"
 CARD = "card.md"
-FILES = frozenset({MANIFEST, NORMAL, MIXTURE, CALIBRATION, GOLDEN, CARD})
+CLASSIFIER = "classifier.safetensors"
+REQUIRED = frozenset({MANIFEST, NORMAL, MIXTURE, CALIBRATION, GOLDEN, CARD})
+FILES = REQUIRED | {CLASSIFIER}
+CLASSIFIER_MAX_BYTES = 64 * 2**20
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)")
 _REMEDY = "get the bundle again from where it was made, or make it again with triage-node train"
@@ -116,6 +121,11 @@ class Bundle:
                 f"the flows have {manifest.architecture.levels}",
                 remedy=_REMEDY,
             )
+        if (manifest.classifier is not None) != (CLASSIFIER in sums):
+            raise BundleError(
+                f"bundle {folder.name}: {MANIFEST} and {CLASSIFIER} disagree on whether there is a classifier",
+                remedy=_REMEDY,
+            )
         return cls(
             name=manifest.name,
             version=manifest.version,
@@ -156,8 +166,8 @@ def _verify(folder: Path, sums: Mapping[str, str]) -> dict[str, bytes]:
     """Return the small files' bytes as they were when their sums were checked."""
     present = {entry.name for entry in folder.iterdir()} - {SUMS}
     for what, names in (
-        ("lacks", FILES - present),
-        (f"does not list in {SUMS}", FILES - sums.keys()),
+        ("lacks", REQUIRED - present),
+        (f"does not list in {SUMS}", (REQUIRED | present) & FILES - sums.keys()),
         ("holds an unexpected", present - FILES),
         ("lists an unexpected", sums.keys() - FILES),
     ):
@@ -168,6 +178,8 @@ def _verify(folder: Path, sums: Mapping[str, str]) -> dict[str, bytes]:
         path = folder / name
         if path.is_symlink() or not path.is_file():
             raise BundleError(f"bundle {folder.name}: {name} is not a plain file", remedy=_REMEDY)
+        if name == CLASSIFIER and path.stat().st_size > CLASSIFIER_MAX_BYTES:
+            raise BundleError(f"bundle {folder.name}: {name} is larger than any classifier", remedy=_REMEDY)
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != expected:
             raise BundleError(

@@ -1,6 +1,10 @@
-"""What a bundle's numbers mean: abnormality percentiles, and the range outside of which there is no score."""
+"""What a bundle's numbers mean: percentiles, p-values, probabilities, and the range outside of which there is no score.
+
+Every estimator is higher for the more abnormal image.
+"""
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, Self
@@ -9,13 +13,80 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 UNLIKE = "unlike anything the model was calibrated on"
+COMBINED = "combined"
+FLOWS = "flows"
+SET_CLASSIFIER = "set_classifier"
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Values = tuple[FiniteFloat, ...]
 
 
-class Calibration(BaseModel):
-    """``calibration.json``: a frozen reference of unlabelled images that neither flow was trained on.
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    The *abnormality statistic* is the sum over levels of ``weights[l] * (log p(x) - log p(x|normal))[l]``, nats;
-    with all weights 1 it is minus the log posterior of the paper's equation 3.
+
+class Term(_Part):
+    """One estimator's part of the combined statistic: ``weight * (value - centre) / spread``."""
+
+    centre: FiniteFloat
+    spread: Annotated[FiniteFloat, Field(gt=0)]
+    weight: Annotated[FiniteFloat, Field(ge=0)]
+
+
+class Probability(_Part):
+    """Platt's calibration on labelled cases: P(abnormal) = sigmoid(slope * combined + intercept), prior corrected.
+
+    Attributes
+    ----------
+    slope, intercept : float
+        On the labelled cases as they came; the slope isn't negative.
+    prevalence : float
+        The share of abnormal ones among them.
+    assumed : float
+        The share of abnormal ones where the bundle is used.
+    normal, abnormal : int
+        Labelled cases; fewer than 50 of either are too few.
+    """
+
+    slope: Annotated[FiniteFloat, Field(ge=0)]
+    intercept: FiniteFloat
+    prevalence: Share
+    assumed: Share
+    normal: int = Field(ge=50)
+    abnormal: int = Field(ge=50)
+
+    def __call__(self, combined: float) -> float:
+        """Return the probability of an abnormality at the assumed prevalence."""
+        logit = self.slope * combined + self.intercept + _logit(self.assumed) - _logit(self.prevalence)
+        return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
+
+
+class OperatingPoint(_Part):
+    """A threshold of the combined statistic: images at or above it are flagged.
+
+    Attributes
+    ----------
+    kind : str
+        ``"flag_rate"``: the share ``target`` of the unlabelled reference is flagged; ``"sensitivity"``: the share
+        ``target`` of the labelled abnormal cases is.
+    target : float
+        That share.
+    threshold, percentile : float
+        The threshold, and its abnormality percentile.
+    """
+
+    kind: Literal["flag_rate", "sensitivity"]
+    target: Share
+    threshold: FiniteFloat
+    percentile: float = Field(ge=0, le=100)
+
+
+class Calibration(_Part):
+    """``calibration.json``: a frozen reference of unlabelled images that no estimator was trained on, and more.
+
+    The *flows' statistic* is the sum over levels of ``weights[l] * (log p(x) - log p(x|normal))[l]``, nats; with all
+    weights 1 it is minus the log posterior of the paper's equation 3. The *combined* statistic, which ranks, is the
+    sum of the terms of ``combination``, or the flows' statistic where there are none.
 
     Attributes
     ----------
@@ -25,42 +96,116 @@ class Calibration(BaseModel):
         Images in the reference.
     weights : tuple of float
         One weight a level, none negative.
+    combination : dict of str to Term
+        By estimator.
     reference : tuple of float
-        The statistic's values over the reference, ascending, nats.
+        The combined statistic over the reference, ascending.
+    references : dict of str to tuple of float
+        The same for every other estimator, by name.
+    normal_reference : tuple of float
+        The combined statistic over held-out images that were reported normal, ascending; may be empty.
+    probability : Probability or None
+        Where labels allowed it.
+    operating_points : tuple of OperatingPoint
+        Thresholds at fixed rates.
+    log_prior : (float, float) or None
+        ln of the least and of the greatest share of normal images that the mixture may hold. Of exact densities
+        log p(x) - log p(x|normal) is never below it, for p(x) holds p(x|normal) with that share.
     template : tuple of float
         The reference's mean image on a coarse grid, flattened; images are compared with it.
     ranges : dict of str to (float, float)
         Lowest and highest admissible value of each checked quantity: every level's part of log p(x|normal), of
-        log p(x) and of their difference, their totals, and plain statistics of the input image.
+        log p(x) and of their difference, their totals, every level's largest latent, the set classifier's logit,
+        and plain statistics of the input image.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
     name: str
     images: int = Field(ge=1)
     weights: tuple[Annotated[FiniteFloat, Field(ge=0)], ...] = Field(min_length=1)
-    reference: tuple[FiniteFloat, ...] = Field(min_length=2)
-    template: tuple[FiniteFloat, ...]
+    combination: dict[Literal["flows", "set_classifier"], Term] = {}
+    reference: Values = Field(min_length=2)
+    references: dict[str, Annotated[Values, Field(min_length=2)]] = {}
+    normal_reference: Values = ()
+    probability: Probability | None = None
+    operating_points: tuple[OperatingPoint, ...] = ()
+    log_prior: tuple[FiniteFloat, FiniteFloat] | None = None
+    template: Values
     ranges: dict[str, tuple[FiniteFloat, FiniteFloat]]
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if any(a > b for a, b in pairwise(self.reference)):
-            raise ValueError("reference is not in ascending order")
+        for values in (self.reference, self.normal_reference, *self.references.values()):
+            if any(a > b for a, b in pairwise(values)):
+                raise ValueError("a reference is not in ascending order")
         if any(low > high for low, high in self.ranges.values()):
             raise ValueError("a range ends before it starts")
+        if self.log_prior is not None and not self.log_prior[0] <= self.log_prior[1] <= 0:
+            raise ValueError("log_prior is not a range of logarithms of shares")
         return self
 
     def statistic(self, levels_normal: Sequence[float], levels_mixture: Sequence[float]) -> float:
-        """Return the abnormality statistic of one image, nats, from each level's parts of its two log densities."""
+        """Return the flows' statistic of one image, nats, from each level's parts of its two log densities."""
         pairs = zip(self.weights, levels_normal, levels_mixture, strict=True)
         return math.fsum(weight * (mixture - normal) for weight, normal, mixture in pairs)
 
-    def percentile(self, statistic: float) -> float:
-        """Return the abnormality percentile, 0 to 100: how much of the reference lies below ``statistic``."""
-        places = 100.0 * (np.arange(len(self.reference)) + 0.5) / len(self.reference)
-        return float(np.interp(statistic, self.reference, places, left=0.0, right=100.0))
+    def combined(self, flows: float, set_classifier: float | None = None) -> float:
+        """Return the combined statistic of one image.
+
+        Raises
+        ------
+        ValueError
+            If the combination has a term for an estimator that has no value.
+        """
+        if not self.combination:
+            return flows
+        values = {FLOWS: flows, SET_CLASSIFIER: set_classifier}
+        total = 0.0
+        for name, term in self.combination.items():
+            value = values[name]
+            if value is None:
+                raise ValueError(f"the combined statistic needs {name}")
+            total += term.weight * (value - term.centre) / term.spread
+        return total
+
+    def percentile(self, statistic: float, estimator: str = COMBINED) -> float:
+        """Return the abnormality percentile, 0 to 100: how much of the reference lies below ``statistic``.
+
+        Raises
+        ------
+        KeyError
+            If there is no reference of that estimator.
+        """
+        reference = self.reference if estimator == COMBINED else self.references[estimator]
+        places = 100.0 * (np.arange(len(reference)) + 0.5) / len(reference)
+        return float(np.interp(statistic, reference, places, left=0.0, right=100.0))
+
+    def percentiles(self, statistics: Mapping[str, float]) -> dict[str, float]:
+        """Return the abnormality percentile by each estimator that is finite and has a reference."""
+        return {
+            name: self.percentile(value, name)
+            for name, value in statistics.items()
+            if math.isfinite(value) and (name == COMBINED or name in self.references)
+        }
+
+    def p_value(self, combined: float) -> float | None:
+        """Return the conformal p-value of "normal", (1 + #{reference >= combined}) / (n + 1); None without references.
+
+        An image that is exchangeable with the reported-normal references gets p <= a with probability at most a.
+
+        References
+        ----------
+        Vovk, Gammerman and Shafer, *Algorithmic Learning in a Random World*, 2005.
+        """
+        references = self.normal_reference
+        if not references or not math.isfinite(combined):
+            return None
+        above = len(references) - bisect_left(references, combined)
+        return (1 + above) / (len(references) + 1)
+
+    def calibrated(self, combined: float) -> float | None:
+        """Return the probability of an abnormality; None where no labels were calibrated on."""
+        return self.probability(combined) if self.probability and math.isfinite(combined) else None
 
     def check(self, quantities: Mapping[str, float]) -> str:
         """Return "" if every calibrated quantity is finite and in its range, else why there is no score."""
@@ -71,3 +216,7 @@ class Calibration(BaseModel):
         if not all(math.isfinite(value) for value in quantities.values()):
             return UNLIKE
         return ""
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share))

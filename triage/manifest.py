@@ -3,7 +3,7 @@
 from math import prod
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 Size = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=2, max_length=3)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -130,6 +130,48 @@ class Architecture(_Part):
         return self
 
 
+class Classifier(_Part):
+    """The second estimator: a linear classifier of the normal set against the mixture, on features of a frozen network.
+
+    Its logit estimates the same density ratio as the flows do, up to a constant. The network is the first blocks of
+    EfficientNet-Lite0 as trained on ImageNet; ``classifier.safetensors`` holds them and the linear head.
+
+    Attributes
+    ----------
+    size : tuple of int
+        (H, W) at which the network sees an image or a slice.
+    blocks : tuple of int
+        Whose outputs are features, counted from 0, ascending.
+    statistics : tuple of str
+        How a block's output is pooled over its positions.
+    window : (float, float) or None
+        Grey values that become -1 and 1; None gives every image the same mean and spread.
+    slab : int
+        BCT: so many neighbouring slices are averaged.
+    top : int
+        BCT: every feature is the mean over the so many slabs where it is largest.
+    symmetric : bool
+        The network's second and third channel are the image mirrored left to right, and the difference to that.
+    """
+
+    kind: Literal["stages"] = "stages"
+    size: Annotated[tuple[Annotated[int, Field(ge=8, le=512)], ...], Field(min_length=2, max_length=2)]
+    blocks: Annotated[tuple[Annotated[int, Field(ge=0, le=15)], ...], Field(min_length=1, max_length=16)]
+    statistics: Annotated[tuple[Literal["mean", "sd", "max"], ...], Field(min_length=1, max_length=3)]
+    window: tuple[FiniteFloat, FiniteFloat] | None = None
+    slab: int = Field(1, ge=1, le=64)
+    top: int = Field(1, ge=1, le=64)
+    symmetric: bool = False
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if list(self.blocks) != sorted(set(self.blocks)):
+            raise ValueError("blocks are not in ascending order")
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError("window ends before it starts")
+        return self
+
+
 class DataSource(_Part):
     """Images that a bundle was made from."""
 
@@ -139,7 +181,11 @@ class DataSource(_Part):
 
 
 class Training(_Part):
-    """How a bundle was made."""
+    """How a bundle was made.
+
+    ``acquisition_auc`` says how well header, borders and noise alone told the two training sets apart (0.5: not at
+    all); None where it wasn't looked at.
+    """
 
     preset: str
     seed: int
@@ -148,6 +194,7 @@ class Training(_Part):
     bits_per_dim_normal: float
     bits_per_dim_mixture: float
     made_with: str
+    acquisition_auc: Annotated[float, Field(ge=0, le=1)] | None = None
     data: tuple[DataSource, ...] = ()
 
 
@@ -162,6 +209,7 @@ class Manifest(_Part):
     preprocessing: Preprocessing
     transform: InputTransform = InputTransform()
     architecture: Architecture
+    classifier: Classifier | None = None
     training: Training
 
     @model_validator(mode="after")
@@ -174,4 +222,12 @@ class Manifest(_Part):
             raise ValueError("a BCT bundle needs preprocessing.spacing_mm")
         if any(n != m * f for n, m, f in zip(size, self.architecture.size, pool, strict=True)):
             raise ValueError("preprocessing.size is not architecture.size times transform.pool")
+        if self.classifier is not None and axes == 2 and (self.classifier.slab, self.classifier.top) != (1, 1):
+            raise ValueError("a CXR has no slices to take slabs of")
+        if (
+            self.classifier is not None
+            and axes == 3
+            and (size[0] % self.classifier.slab or size[0] // self.classifier.slab < self.classifier.top)
+        ):
+            raise ValueError("classifier.slab and classifier.top don't fit the slices")
         return self

@@ -69,7 +69,17 @@ class Score:
     log_posterior : float
         log p(normal|x) up to a constant = log p(x|normal) - log p(x), nats (paper, equation 3).
     percentile : float
-        Abnormality percentile, 0 to 100, against the bundle's frozen calibration reference.
+        Abnormality percentile, 0 to 100, of ``combined`` against the bundle's frozen calibration reference.
+    set_classifier : float or None
+        Logit of the set classifier, higher for the more abnormal; None if the bundle has none.
+    combined : float
+        The statistic that ranks: the flows' and the classifier's together, or the flows' alone.
+    percentiles : dict of str to float
+        The abnormality percentile by each estimator, 0 to 100.
+    p_value : float or None
+        Conformal: the share of reported-normal references at least as abnormal, between 0 and 1; None without any.
+    calibrated : float or None
+        Probability of an abnormality at the bundle's assumed prevalence; None where no labels were calibrated on.
     levels_normal, levels_mixture : list of float
         Every level's part of the two log densities, nats.
     not_scored : str
@@ -79,13 +89,18 @@ class Score:
     compute : str
         Device and precision, e.g. ``"cpu float32"``.
     model_time_s : float
-        Seconds inside the flows.
+        Seconds inside the models.
     """
 
     log_prob_normal: float
     log_prob_mixture: float
     log_posterior: float
     percentile: float
+    combined: float = 0.0
+    set_classifier: float | None = None
+    percentiles: dict[str, float] = field(default_factory=dict)
+    p_value: float | None = None
+    calibrated: float | None = None
     levels_normal: list[float] = field(default_factory=list)
     levels_mixture: list[float] = field(default_factory=list)
     not_scored: str = ""

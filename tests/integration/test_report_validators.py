@@ -18,6 +18,7 @@ from tests.support.reports import (
     header,
     not_scored,
     result,
+    score,
     unpack_collection,
 )
 from triage.report import ReportInput, build_report, encode
@@ -26,6 +27,12 @@ from triage.sop_classes import SR_CLASSES
 KINDS = {
     "cr": ([header(CR)], result()),
     "dx": ([header(DX)], result()),
+    "two-estimators": (
+        [header(DX)],
+        result(
+            score=score(set_classifier=-1.5, combined=0.75, percentiles={"set_classifier": 12.5, "combined": 97.25})
+        ),
+    ),
     "ct": ([header(CT, instance=i) for i in range(28)], result(modality="BCT")),
     "enhanced-ct": ([header(ENHANCED_CT, NumberOfFrames=40)], result(modality="BCT")),
     "not-scored": ([header(DX)], not_scored()),

@@ -31,6 +31,8 @@ PERCENT = Code("%", "UCUM", "Percent")
 
 LOG_POSTERIOR = Code("LOGPNORM", SCHEME, "Log posterior of normal, nats, up to a constant")
 ABNORMALITY_PERCENTILE = Code("ABNPCT", SCHEME, "Abnormality percentile")
+SET_CLASSIFIER_LOGIT = Code("SETLOGIT", SCHEME, "Logit of mixture against normal set, by the set classifier")
+COMBINED_STATISTIC = Code("COMBINED", SCHEME, "Combined abnormality statistic")
 SUSPECTED_ABNORMALITY = Code("SUSPABN", SCHEME, "Suspected abnormality")
 READING_PRIORITY = Code("RDPRIO", SCHEME, "Suggested reading priority")
 REASON_NOT_SCORED = Code("NOTSCORED", SCHEME, "Reason why the study has no score")

@@ -71,7 +71,8 @@ class ReportInput:
             return
         if self.score is None:
             raise ReportError("a report needs a score or the reason why there is none")
-        if not (math.isfinite(self.score.log_posterior) and 0 <= self.score.percentile <= 100):
+        values = (self.score.log_posterior, self.score.combined, self.score.set_classifier or 0.0)
+        if not (all(map(math.isfinite, values)) and 0 <= self.score.percentile <= 100):
             raise ReportError("a score that is not finite cannot be reported as a score")
 
     @property
@@ -112,9 +113,10 @@ class ReportInput:
     @property
     def statement(self) -> str:
         """Everything the report states, as one text: two results that differ in it need two SOP Instance UIDs."""
-        numbers = (
-            (self.score.log_posterior.hex(), float(self.score.percentile).hex())
-            if self.score and not self.not_scored
-            else ()
-        )
+        numbers: list[str] = []
+        if self.score and not self.not_scored:
+            values = [self.score.log_posterior, self.score.percentile]
+            if self.score.set_classifier is not None:
+                values += [self.score.set_classifier, self.score.combined]
+            numbers = [float(value).hex() for value in values]
         return "|".join([*numbers, str(self.priority or ""), str(self.suspected_abnormality), self.not_scored])

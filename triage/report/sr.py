@@ -14,6 +14,8 @@ from highdicom.sr import RelationshipTypeValues
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from triage.calibration import COMBINED, SET_CLASSIFIER
+from triage.messages import Score
 from triage.report import codes
 from triage.report.evidence import is_image
 from triage.report.result import Algorithm, ReportInput
@@ -125,31 +127,47 @@ def _measurements(result: ReportInput, inputs_hash: str) -> list[sr.Measurement]
             )
         ]
     score = result.score
-    # The population stands with the abnormality percentile, not with the log posterior: there the same number
-    # would rank the other way round, and a reader who trusts the code would take the worst for the best.
-    population = sr.MeasurementStatisticalProperties(
-        values=[
-            sr.NumContentItem(
-                codes.PERCENTILE_RANKING,
-                score.percentile,
-                codes.PERCENT,
-                relationship_type=RelationshipTypeValues.HAS_PROPERTIES,
-            )
-        ],
-        description=f"calibration set {score.calibration or 'unnamed'}; 100 = most abnormal",
-    )
-    return [
+    measurements = [
         sr.Measurement(
             name=codes.LOG_POSTERIOR, value=score.log_posterior, unit=codes.NO_UNITS, algorithm_id=algorithm
         ),
+        # The population stands with the abnormality percentile, not with the log posterior: there the same number
+        # would rank the other way round, and a reader who trusts the code would take the worst for the best.
         sr.Measurement(
             name=codes.ABNORMALITY_PERCENTILE,
             value=score.percentile,
             unit=codes.PERCENT,
             algorithm_id=algorithm,
-            properties=sr.MeasurementProperties(measurement_statistical_properties=population),
+            properties=_population(score, score.percentile),
         ),
     ]
+    if score.set_classifier is not None:
+        for name, value, estimator in (
+            (codes.SET_CLASSIFIER_LOGIT, score.set_classifier, SET_CLASSIFIER),
+            (codes.COMBINED_STATISTIC, score.combined, COMBINED),
+        ):
+            percentile = score.percentiles.get(estimator)
+            measurements.append(
+                sr.Measurement(
+                    name=name,
+                    value=value,
+                    unit=codes.NO_UNITS,
+                    algorithm_id=algorithm,
+                    properties=None if percentile is None else _population(score, percentile),
+                )
+            )
+    return measurements
+
+
+def _population(score: Score, percentile: float) -> sr.MeasurementProperties:
+    """Return where a value stands among the reference's; 100 is the most abnormal."""
+    ranking = sr.NumContentItem(
+        codes.PERCENTILE_RANKING, percentile, codes.PERCENT, relationship_type=RelationshipTypeValues.HAS_PROPERTIES
+    )
+    statistics = sr.MeasurementStatisticalProperties(
+        values=[ranking], description=f"calibration set {score.calibration or 'unnamed'}; 100 = most abnormal"
+    )
+    return sr.MeasurementProperties(measurement_statistical_properties=statistics)
 
 
 def _evaluations(result: ReportInput) -> list[sr.QualitativeEvaluation]:

@@ -5,6 +5,7 @@ Each is higher for the more abnormal image:
 - ``log_prob_normal``: -log p(x|normal), one flow alone, nats.
 - ``plain_ratio``: log p(x) - log p(x|normal), all levels alike: minus the log posterior of the paper's equation 3.
 - ``flows``: the bundle's weighted sum of the levels' ratios.
+- ``set_classifier``: the logit of the normal set against the mixture, if the bundle has such a classifier.
 - ``combined``: what ranks.
 """
 
@@ -14,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from triage.bundles import Bundle
+from triage.calibration import COMBINED, FLOWS, SET_CLASSIFIER
 from workers.flows.engine import Engine
+from workers.flows.posterior import estimates
 from workers.flows.transform import to_flow_grid
 
 Scores = dict[str, npt.NDArray[np.float64]]
@@ -32,7 +35,8 @@ class BundleEstimators:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.bundle = engine.bundle
-        self.names: tuple[str, ...] = ("log_prob_normal", "plain_ratio", "flows", "combined")
+        second = (SET_CLASSIFIER,) if engine.classifier else ()
+        self.names: tuple[str, ...] = ("log_prob_normal", "plain_ratio", FLOWS, *second, COMBINED)
 
     @classmethod
     def load(cls, bundle: Bundle, device: str = "auto") -> Self:
@@ -53,24 +57,23 @@ class BundleEstimators:
         pixels : numpy.ndarray
             uint8, (N, …) on the bundle's grid.
         batch : int
-            Images at once.
+            Images at once through the flows.
 
         Returns
         -------
         dict of str to numpy.ndarray
             Every estimator's name and its values, float64, (N,).
         """
-        bundle = self.bundle
-        grid = [
-            to_flow_grid(image, bundle.transform, bundle.architecture, bundle.preprocessing.grey_levels)
-            for image in pixels
-        ]
-        grey = np.stack(grid) if grid else np.empty((0, *bundle.architecture.size), np.uint8)
-        normal, mixture = self.engine.posterior.level_parts(grey, batch=batch)
-        flows = (mixture - normal) @ np.asarray(bundle.calibration.weights)
-        return {
-            "log_prob_normal": -normal.sum(1) - self.engine.posterior.normal.cell,
-            "plain_ratio": (mixture - normal).sum(1),
-            "flows": flows,
-            "combined": flows,
-        }
+        bundle, engine = self.bundle, self.engine
+        rows: list[dict[str, float]] = []
+        for start in range(0, len(pixels), batch):
+            some = pixels[start : start + batch]
+            grey = [
+                to_flow_grid(image, bundle.transform, bundle.architecture, bundle.preprocessing.grey_levels)
+                for image in some
+            ]
+            normal, mixture = engine.parts(np.stack(grey))[0]
+            for image, n, m in zip(some, normal, mixture, strict=True):
+                logit = engine.classifier(image) if engine.classifier else None
+                rows.append(estimates(bundle.calibration, n, m, cell=engine.flows.cell, set_classifier=logit))
+        return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in self.names}

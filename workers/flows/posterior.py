@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from triage.calibration import COMBINED, FLOWS, SET_CLASSIFIER, Calibration
 from workers.flows.glow import Glow, dequantise
 
 Parts = npt.NDArray[np.float64]
@@ -44,6 +45,32 @@ class Posterior:
                 found.append(flow.level_parts(x).cpu().numpy())
         empty = np.empty((0, self.normal.architecture.levels))
         return np.concatenate([empty, *parts[0]]), np.concatenate([empty, *parts[1]])
+
+
+def estimates(
+    calibration: Calibration, normal: Parts, mixture: Parts, *, cell: float, set_classifier: float | None
+) -> dict[str, float]:
+    """Return one image's value by every estimator, higher for the more abnormal.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        The bundle's.
+    normal, mixture : numpy.ndarray
+        (L,): every level's part of the two log densities, nats.
+    cell : float
+        What belongs to no level: the log of a grey level's volume, nats.
+    set_classifier : float or None
+        The set classifier's logit, if the bundle has one.
+    """
+    flows = calibration.statistic(normal.tolist(), mixture.tolist())
+    found = {
+        "log_prob_normal": -float(normal.sum()) - cell,
+        "plain_ratio": float((mixture - normal).sum()),
+        FLOWS: flows,
+        COMBINED: calibration.combined(flows, set_classifier),
+    }
+    return found if set_classifier is None else found | {SET_CLASSIFIER: set_classifier}
 
 
 COARSE = 8

@@ -2,22 +2,30 @@
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from workers.images.pixels import Floats, Mask
 
-#: A line belongs to the border if no more than this share of it differs from the border's grey (letters may).
-MAX_CONTENT_IN_BORDER = 0.05
-#: Greys this close to black or white count as black or white.
+#: A line belongs to the border if no more than this share of it differs from the border's grey: so a frame that is
+#: turned by a few degrees is cut at the middle of its slanted edge, not at its corner.
+MAX_CONTENT_IN_BORDER = 0.2
+#: Greys this close to the darkest or brightest, as a share of the range, count as black or white.
 TOLERANCE = 0.02
+#: Noise widens the tolerance by so many standard deviations.
+NOISE_DEVIATIONS = 3.5
+#: What differs from the border's grey in pieces smaller than this share of the picture is a letter or marker.
+MIN_PIECE = 0.03
 #: Frames can lie in one another (a white edge around a black one); deeper nests aren't borders.
-MAX_NESTED_BORDERS = 4
+MAX_NESTED_BORDERS = 5
+
+Box = tuple[int, int, int, int]
 
 
 def content_box(grey: Floats, padding: Mask | None = None) -> tuple[slice, slice]:
     """Return the rows and columns inside every black or white border.
 
-    What is inside doesn't depend on how wide the border is: the box ends at the first line in which more than
-    5 % of the pixels are neither the border's grey nor padding.
+    Black and white are the picture's own darkest and brightest, so brightness and contrast don't matter. What is
+    inside doesn't depend on how wide the border is, on its noise, nor on letters and markers that stand in it.
 
     Parameters
     ----------
@@ -32,24 +40,58 @@ def content_box(grey: Floats, padding: Mask | None = None) -> tuple[slice, slice
         Rows and columns; everything where the picture is nothing but border.
     """
     blank = np.zeros(grey.shape, dtype=bool) if padding is None else padding
-    black, white = (grey <= TOLERANCE) | blank, (grey >= 1 - TOLERANCE) | blank
-    top, bottom, left, right = 0, grey.shape[0], 0, grey.shape[1]
+    box: Box = (0, grey.shape[0], 0, grey.shape[1])
     for _ in range(MAX_NESTED_BORDERS):
-        before = (top, bottom, left, right)
-        for flat in (black, white):
-            rows = _content(flat[top:bottom, left:right], axis=1)
-            columns = _content(flat[top:bottom, left:right], axis=0)
-            if rows is None or columns is None:
-                continue
-            top, bottom = top + rows[0], top + rows[1]
-            left, right = left + columns[0], left + columns[1]
-        if (top, bottom, left, right) == before:
+        before = box
+        for bright in (False, True):
+            box = _cut(grey, blank, box, bright=bright)
+        if box == before:
             break
+    top, bottom, left, right = box
     return slice(top, bottom), slice(left, right)
 
 
-def _content(flat: Mask, axis: int) -> tuple[int, int] | None:
+def _cut(grey: Floats, blank: Mask, box: Box, *, bright: bool) -> Box:
+    """Cut one black or one white border off; each step sees only what the last one left."""
+    top, bottom, left, right = box
+    picture, none = grey[top:bottom, left:right], blank[top:bottom, left:right]
+    low, high = (float(v) for v in np.percentile(picture[::2, ::2], (0.05, 99.95)))
+    tolerance = max(TOLERANCE * (high - low), NOISE_DEVIATIONS * _noise(picture, low, high))
+    flat = picture >= high - tolerance if bright else picture <= low + tolerance
+    inside = _pieces(~(flat | none))
+    rows, columns = _content(inside, axis=1), _content(inside, axis=0)
+    if rows is None or columns is None:
+        return box
+    return top + rows[0], top + rows[1], left + columns[0], left + columns[1]
+
+
+def _noise(picture: Floats, low: float, high: float) -> float:
+    """Return the standard deviation of pixel noise, from second differences where the picture isn't clipped."""
+    if min(picture.shape) < 8:
+        return 0.0
+    grid = picture[1:-1:2, :]
+    bend = grid[:, :-2:3] - 2 * grid[:, 1:-1:3] + grid[:, 2::3]
+    middle = grid[:, 1:-1:3]
+    used = (middle > low + 0.1 * (high - low)) & (middle < high - 0.1 * (high - low))
+    if used.sum() < 64:
+        return 0.0
+    return float(np.median(np.abs(bend[used]))) / 0.6745 / 6**0.5
+
+
+def _pieces(inside: Mask) -> Mask:
+    """Keep the pieces of a picture that are large enough to be a part of a patient."""
+    labels, count = ndimage.label(inside)
+    if count < 2:
+        return inside
+    sizes = np.bincount(labels.ravel())
+    kept = sizes >= min(MIN_PIECE * inside.size, float(sizes[1:].max()))
+    kept[0] = False
+    pieces: Mask = kept[labels]
+    return pieces
+
+
+def _content(inside: Mask, axis: int) -> tuple[int, int] | None:
     """Return the first and one past the last line along an axis that isn't border, None if all lines are."""
-    share: npt.NDArray[np.float64] = 1 - flat.mean(axis=axis)
+    share: npt.NDArray[np.float64] = inside.mean(axis=axis)
     lines = np.flatnonzero(share > MAX_CONTENT_IN_BORDER)
     return (int(lines[0]), int(lines[-1]) + 1) if lines.size else None

@@ -30,6 +30,10 @@ RADIOGRAPHS = (
 #: Smaller than this, an image is an icon or a detail, not a chest.
 MIN_SIDE_PIXELS = 96
 MAX_ASPECT = 2.0
+#: Share of the picture at each side that takes no part in the standardisation of greys.
+EDGE = 0.12
+#: Tone curves are straightened by a power between these.
+POWERS = (0.5, 2.0)
 
 _CHEST = re.compile(r"CHEST|THORA[XK]|TORAX|LUNG|PULMO|CXR", re.IGNORECASE)
 _LATERAL = re.compile(r"\bLAT(ERAL)?\b|\bLL\b|\bRL\b|SEITLICH|PROFIL", re.IGNORECASE)
@@ -87,7 +91,7 @@ def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None)
     """Return a displayed radiograph on the model's grid; training images go through this very function.
 
     Borders are cut off, the rest is resized to the grid without keeping its aspect ratio (as the public NIH
-    images were), and its 0.5th and 99.5th percentiles become 0 and 255.
+    images were), and greys are standardised by the middle of the picture, where the chest is.
 
     Parameters
     ----------
@@ -115,10 +119,23 @@ def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None)
     if max(content.shape) > MAX_ASPECT * min(content.shape):
         raise NotScoredError("the exposed part of the image is not shaped like a chest")
     resized = _resized(np.ascontiguousarray(content), size)
-    low, high = (float(v) for v in np.percentile(resized, (0.5, 99.5)))
+    return _standardised(resized)
+
+
+def _standardised(image: Floats) -> npt.NDArray[np.uint8]:
+    """Scale greys so that exposure, window and tone curve hardly matter, measured where the lungs and heart are.
+
+    Corners and edges, with their markers and air, take no part in it: the 1st and 99th percentiles of the middle
+    become 0 and 255, and a power brings its median to mid-grey.
+    """
+    edges = [round(EDGE * n) for n in image.shape]
+    middle = image[edges[0] : image.shape[0] - edges[0], edges[1] : image.shape[1] - edges[1]]
+    low, median, high = (float(v) for v in np.percentile(middle, (1, 50, 99)))
     if high - low < 0.02:
         raise NotScoredError("the image is blank")
-    scaled = np.clip((resized - low) / (high - low), 0, 1)
+    share = float(np.clip((median - low) / (high - low), 0.05, 0.95))
+    power = np.clip(np.log(0.5) / np.log(share), *POWERS)
+    scaled = np.clip((image - low) / (high - low), 0, 1) ** power
     tensor: npt.NDArray[np.uint8] = np.round(scaled * 255).astype(np.uint8)
     return tensor
 

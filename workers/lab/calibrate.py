@@ -1,47 +1,210 @@
-"""Calibration: what the two flows make of held-out unlabelled images is what scores are measured against."""
+"""Calibration: what a bundle's estimators make of held-out images is what scores are measured against."""
+
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.linear_model import LogisticRegression
 
-from triage.calibration import Calibration
-from workers.flows.posterior import Posterior, coarse, quantities
+from triage.calibration import COMBINED, FLOWS, SET_CLASSIFIER, Calibration, OperatingPoint, Probability, Term
+from triage.errors import ConfigurationError
+from workers.flows.fused import FusedFlows, latent_quantities
+from workers.flows.glow import dequantise
+from workers.flows.posterior import Posterior, coarse, estimates, quantities
+from workers.flows.set_classifier import SetClassifier
 from workers.lab.fit import FlowGrid, shifted
-from workers.lab.image_set import ImageSet
+from workers.lab.image_set import ImageSet, Pixels
 from workers.lab.presets import Preset
 
+FLAG_RATES = (0.05, 0.1, 0.2)
+SENSITIVITIES = (0.8, 0.9, 0.95)
+LEAST_LABELS = 50
+_BATCH = 32
 
-def calibrate(posterior: Posterior, images: ImageSet, grid: FlowGrid, *, name: str, preset: Preset) -> Calibration:
-    """Make the calibration of a pair of flows.
+Numbers = npt.NDArray[np.float64]
+
+
+class Measurer:
+    """Measures everything that a calibration is made from.
 
     Parameters
     ----------
     posterior : Posterior
         The flows.
-    images : ImageSet
-        Unlabelled, on the bundle's grid, of patients that no flow was trained on.
+    classifier : SetClassifier or None
+        The second estimator.
     grid : FlowGrid
-        From there to the flows' integers.
+        From the bundle's grid to the flows' integers.
+    """
+
+    def __init__(self, posterior: Posterior, classifier: SetClassifier | None, grid: FlowGrid) -> None:
+        self.classifier, self.grid = classifier, grid
+        self.flows = FusedFlows([posterior.normal, posterior.mixture])
+        self.device = next(posterior.normal.parameters()).device
+
+    def __call__(self, pixels: Pixels) -> tuple[Numbers, Numbers, Numbers]:
+        """Return levels' parts and largest latents, (2, N, L) each, and the classifier's logits, (N,) or NaN."""
+        levels, largest = [], []
+        for start in range(0, len(pixels), _BATCH):
+            v = torch.from_numpy(self.grid(pixels[start : start + _BATCH])).to(self.device).unsqueeze(1).float()
+            parts = self.flows.parts(dequantise(v, self.grid.architecture.grey_levels))
+            levels.append(parts.log_density.cpu().numpy())
+            largest.append(parts.largest_latent.cpu().numpy())
+        logits = np.array([self.classifier(image) if self.classifier else math.nan for image in pixels])
+        return np.concatenate(levels, 1), np.concatenate(largest, 1), logits
+
+
+def calibrate(
+    measure: Measurer, images: ImageSet, normals: ImageSet | None, *, name: str, preset: Preset
+) -> Calibration:
+    """Make the calibration of a bundle's estimators, without labels.
+
+    Parameters
+    ----------
+    measure : Measurer
+        The estimators.
+    images : ImageSet
+        Unlabelled, on the bundle's grid, of patients that no estimator was trained on.
+    normals : ImageSet or None
+        Reported normal, likewise; p-values are against them.
     name : str
         Of the reference.
     preset : Preset
-        Weights of the levels, shifted copies, and how far ranges reach beyond the reference.
+        Weights, shifted copies, and how far ranges reach beyond the reference.
     """
     rng = np.random.default_rng(0)
     copies = [shifted(images.pixels, preset.flow.shift, rng) for _ in range(preset.copies)]
     pixels = np.concatenate([images.pixels, *copies])
-    normal, mixture = posterior.level_parts(grid(pixels))
+    levels, largest, logits = measure(pixels)
     template = np.mean([coarse(image) for image in images.pixels], axis=0)
-    rows = [quantities(n, m, image, template) for n, m, image in zip(normal, mixture, pixels, strict=True)]
+    rows = []
+    for number, image in enumerate(pixels):
+        row = quantities(levels[0, number], levels[1, number], image, template)
+        row |= latent_quantities(largest[:, number])
+        rows.append(row if measure.classifier is None else row | {SET_CLASSIFIER: float(logits[number])})
+    log_prior = None
+    if preset.normal_share is not None:
+        log_prior = (math.log(preset.normal_share[0]), math.log(preset.normal_share[1]))
+    draft = Calibration(
+        name=name,
+        images=len(images),
+        weights=preset.weights,
+        combination=_terms(preset, levels, logits),
+        reference=(0.0, 0.0),
+        log_prior=log_prior,
+        template=tuple(template.round(3).tolist()),
+        ranges=_ranges(rows, preset.margin, log_prior),
+    )
+    by_estimator = _estimates(draft, measure, levels, logits)
+    reference = np.sort(by_estimator.pop(COMBINED))
+    normal_reference: list[float] = []
+    if normals is not None and len(normals):
+        levels, _, logits = measure(normals.pixels)
+        normal_reference = np.sort(_estimates(draft, measure, levels, logits)[COMBINED]).tolist()
+    found = draft.model_copy(
+        update={
+            "reference": tuple(reference.tolist()),
+            "references": {key: tuple(np.sort(values).tolist()) for key, values in by_estimator.items()},
+            "normal_reference": tuple(normal_reference),
+        }
+    )
+    points = tuple(_point(found, "flag_rate", rate, float(np.quantile(reference, 1 - rate))) for rate in FLAG_RATES)
+    return Calibration.model_validate(found.model_copy(update={"operating_points": points}).model_dump())
+
+
+def with_labels(
+    calibration: Calibration, combined: Numbers, abnormal: npt.NDArray[np.bool_], *, prevalence: float
+) -> Calibration:
+    """Add what labels allow: Platt's probability, corrected for the prevalence, and thresholds by sensitivity.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Made without labels.
+    combined : numpy.ndarray
+        The combined statistic of labelled cases that no estimator was trained on, (N,).
+    abnormal : numpy.ndarray
+        Their labels, bool, (N,).
+    prevalence : float
+        The share of abnormal studies where the bundle will be used.
+
+    Raises
+    ------
+    ConfigurationError
+        If there are fewer than 50 cases of either kind.
+    """
+    count = int(abnormal.sum()), int((~abnormal).sum())
+    if min(count) < LEAST_LABELS:
+        raise ConfigurationError(
+            f"{count[0]} abnormal and {count[1]} normal labels are too few for probabilities",
+            remedy=f"bring {LEAST_LABELS} of either, or calibrate without labels",
+        )
+    spread = float(combined.std()) or 1.0
+    model = LogisticRegression(C=1e4).fit(combined[:, None] / spread, abnormal)
+    slope = float(model.coef_[0, 0]) / spread
+    share = count[0] / len(abnormal)
+    probability = Probability(
+        slope=max(slope, 0.0),
+        intercept=float(model.intercept_[0]) if slope > 0 else math.log(share / (1 - share)),
+        prevalence=share,
+        assumed=prevalence,
+        normal=count[1],
+        abnormal=count[0],
+    )
+    # "lower": at least the target is flagged, never one case less.
+    points = [
+        _point(calibration, "sensitivity", s, float(np.quantile(combined[abnormal], 1 - s, method="lower")))
+        for s in SENSITIVITIES
+    ]
+    kept = [point for point in calibration.operating_points if point.kind == "flag_rate"]
+    return calibration.model_copy(update={"probability": probability, "operating_points": (*kept, *points)})
+
+
+def _point(calibration: Calibration, kind: str, target: float, threshold: float) -> OperatingPoint:
+    percentile = calibration.percentile(threshold)
+    return OperatingPoint.model_validate(
+        {"kind": kind, "target": target, "threshold": threshold, "percentile": percentile}
+    )
+
+
+def _terms(preset: Preset, levels: Numbers, logits: Numbers) -> dict[str, Term]:
+    if preset.classifier is None:
+        return {}
+    values = {FLOWS: (levels[1] - levels[0]) @ np.asarray(preset.weights), SET_CLASSIFIER: logits}
+    terms: dict[str, Term] = {}
+    for name, weight in preset.combination.items():
+        low, middle, high = np.percentile(values[name], [16, 50, 84])
+        terms[name] = Term(centre=float(middle), spread=max(float(high - low) / 2, 1e-9), weight=weight)
+    return terms
+
+
+def estimate(measure: Measurer, calibration: Calibration, pixels: Pixels) -> dict[str, Numbers]:
+    """Return every estimator's values, (N,) each, for images on the bundle's grid."""
+    levels, _, logits = measure(pixels)
+    return _estimates(calibration, measure, levels, logits)
+
+
+def _estimates(calibration: Calibration, measure: Measurer, levels: Numbers, logits: Numbers) -> dict[str, Numbers]:
+    cell = measure.flows.cell
+    rows = [
+        estimates(calibration, n, m, cell=cell, set_classifier=float(logit) if measure.classifier else None)
+        for n, m, logit in zip(levels[0], levels[1], logits, strict=True)
+    ]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _ranges(
+    rows: Sequence[Mapping[str, float]], margin: float, log_prior: tuple[float, float] | None
+) -> dict[str, tuple[float, float]]:
     ranges: dict[str, tuple[float, float]] = {}
     for quantity in rows[0]:
         values = [row[quantity] for row in rows]
         low, high = min(values), max(values)
-        ranges[quantity] = (low - preset.margin * (high - low), high + preset.margin * (high - low))
-    statistics = (mixture - normal) @ np.asarray(preset.weights)
-    return Calibration(
-        name=name,
-        images=len(images),
-        weights=preset.weights,
-        reference=tuple(sorted(statistics.tolist())),
-        template=tuple(template.round(3).tolist()),
-        ranges=ranges,
-    )
+        ranges[quantity] = (low - margin * (high - low), high + margin * (high - low))
+    if log_prior is not None:
+        # Never refuse a ratio that exact densities could have.
+        low, high = ranges["ratio"]
+        ranges["ratio"] = (min(low, log_prior[0]), high)
+    return ranges

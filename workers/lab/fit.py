@@ -7,7 +7,7 @@ checkpoint needs only the weights, the optimiser's moments and a few counters.
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from triage.errors import ConfigurationError
 from triage.manifest import Architecture, InputTransform
 from workers.flows.glow import Glow, dequantise
 from workers.flows.transform import to_flow_grid
+from workers.lab.curves import Epoch, StageRecord
 from workers.lab.image_set import ImageSet, Pixels, share
+from workers.lab.parallel import Group, current
 from workers.lab.presets import Schedule
 
 log = structlog.get_logger(__name__)
@@ -31,13 +33,16 @@ NORM_MEMORY = 0.95
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a stage stands; bits/dim are NaN until known."""
+    """Where a stage stands; bits/dim are NaN until known, and of levels (finest first) per their own latents."""
 
     stage: str
     step: int
     steps: int
     train_bpd: float
     valid_bpd: float
+    train_levels: tuple[float, ...] = ()
+    valid_levels: tuple[float, ...] = ()
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,14 @@ class _State:
     step: int = 0
     best_bpd: float = math.inf
     best_epoch: int = -1
+    best_step: int = 0
     usual_norm: float = 0.0
     skipped: int = 0
     train_bpd: float = math.nan
     valid_bpd: float = math.nan
+    train_levels: list[float] = field(default_factory=list)
+    valid_levels: list[float] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
     done: bool = False
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -73,15 +82,38 @@ def _seed(*parts: object) -> int:
     return int(share("/".join(map(str, parts)), "seed") * 2**48)
 
 
-def bits_per_dim(flow: Glow, grey: Pixels, *, batch: int) -> float:
-    """Return the mean of -log2 P(x) / D over ``grey``, (N, …) on the flow's grid."""
+def level_dimensions(flow: Glow) -> tuple[int, ...]:
+    """Return the number of every level's latents; they add up to the image's dimensions."""
+    return tuple(math.prod(shape) for shape in flow.latent_shapes)
+
+
+def level_bits(flow: Glow, parts: Tensor) -> list[float]:
+    """Return every level's bits per latent dimension from the mean of its parts, (L,), nats.
+
+    The cell of a grey level is shared out by latents, so that the levels' bits, weighted by their latents, add up to
+    the image's.
+    """
+    cell = math.log(flow.architecture.grey_levels)
+    pairs = zip(parts.tolist(), level_dimensions(flow), strict=True)
+    return [(cell - part / dimensions) / math.log(2) for part, dimensions in pairs]
+
+
+def bits_per_dim(flow: Glow, grey: Pixels, *, batch: int, group: Group | None = None) -> tuple[float, list[float]]:
+    """Return the mean of -log2 P(x) / D over ``grey``, (N, …) on the flow's grid, and every level's share of it."""
+    group = group or Group()
     device = next(flow.parameters()).device
-    total = 0.0
+    own = grey[group.rank :: group.size]
+    total = torch.zeros(1 + flow.architecture.levels, dtype=torch.float64)
     with torch.inference_mode():
-        for start in range(0, len(grey), batch):
-            v = torch.from_numpy(grey[start : start + batch]).to(device).unsqueeze(1).float()
-            total += float(flow.log_prob(dequantise(v, flow.architecture.grey_levels)).sum())
-    return -total / len(grey) / flow.architecture.dimensions / math.log(2)
+        for start in range(0, len(own), batch):
+            v = torch.from_numpy(own[start : start + batch]).to(device).unsqueeze(1).float()
+            parts = flow.level_parts(dequantise(v, flow.architecture.grey_levels))
+            total[0] += (parts.sum(1) + flow.cell).sum().cpu()
+            total[1:] += parts.sum(0).cpu()
+    total = total.to(device)
+    group.add([total])
+    bpd = -float(total[0]) / len(grey) / flow.architecture.dimensions / math.log(2)
+    return bpd, level_bits(flow, total[1:] / len(grey))
 
 
 class Stage:
@@ -124,6 +156,12 @@ class Stage:
         self.schedule, self.seed, self.checkpoint, self.fingerprint = schedule, seed, checkpoint, fingerprint
         self.valid_grey = grid(valid.pixels)
         self.device = next(flow.parameters()).device
+        self.group = current()
+        if min(len(train), schedule.batch) < self.group.size:
+            raise ConfigurationError(
+                f"batches of {min(len(train), schedule.batch)} are too small for {self.group.size} processes",
+                remedy="start fewer processes, or use a preset with larger batches",
+            )
         self.steps_per_epoch = max(1, len(train) // schedule.batch)
         self.steps = schedule.epochs * self.steps_per_epoch
         self.trainable = self._freeze()
@@ -144,11 +182,12 @@ class Stage:
         ``stop_after`` leaves off after so many steps, as an interruption would.
         """
         state = self.state
+        self.group.share([*self.flow.state_dict().values(), *self.average.state_dict().values()])
         while not state.done and state.step < self.steps:
             self._step()
             if state.step % self.steps_per_epoch == 0:
                 self._end_epoch()
-            report(Progress(self.name, state.step, self.steps, state.train_bpd, state.valid_bpd))
+            report(self._progress())
             if stop_after is not None and state.step >= stop_after:
                 return state.best_bpd
         if state.best:
@@ -156,24 +195,60 @@ class Stage:
         self.flow.requires_grad_(False)
         return state.best_bpd
 
+    def _progress(self) -> Progress:
+        state = self.state
+        levels = tuple(state.train_levels), tuple(state.valid_levels)
+        return Progress(
+            self.name, state.step, self.steps, state.train_bpd, state.valid_bpd, *levels, skipped=state.skipped
+        )
+
+    @property
+    def record(self) -> StageRecord:
+        """What became of the stage so far."""
+        state = self.state
+        epochs = tuple(
+            Epoch(**row | {"train_levels": tuple(row["train_levels"]), "valid_levels": tuple(row["valid_levels"])})
+            for row in state.epochs
+        )
+        return StageRecord(
+            name=self.name,
+            images=len(self.train),
+            images_valid=len(self.valid_grey),
+            steps_planned=self.steps,
+            steps=state.step,
+            skipped=state.skipped,
+            kept_epoch=state.best_epoch,
+            kept_step=state.best_step,
+            level_dimensions=level_dimensions(self.flow),
+            epochs=epochs,
+        )
+
     def _step(self) -> None:
         schedule, state = self.schedule, self.state
         for group in self.optimiser.param_groups:
             group["lr"] = schedule.learning_rate * self._rate(state.step)
         self.optimiser.zero_grad(set_to_none=True)
         grey = self._batch(state.step)
-        loss = 0.0
+        count = len(grey)
         noise = torch.rand(grey.shape, generator=self._generator("noise", state.step))
-        for v, u in zip(torch.split(grey, schedule.micro_batch), torch.split(noise, schedule.micro_batch), strict=True):
+        mine = slice(self.group.rank, None, self.group.size)  # of the group's one batch
+        sums = torch.zeros(1 + self.flow.architecture.levels, dtype=torch.float64)  # loss, every level's mean part
+        pairs = zip(*(torch.split(whole[mine], schedule.micro_batch) for whole in (grey, noise)), strict=True)
+        for v, u in pairs:
             x = dequantise(v, self.flow.architecture.grey_levels, u).to(self.device)
-            nats = -self.flow.log_prob(x).sum() / (len(grey) * self.flow.architecture.dimensions)
+            parts = self.flow.level_parts(x)
+            nats = -(parts.sum(1) + self.flow.cell).sum() / (count * self.flow.architecture.dimensions)
             nats.backward()  # type: ignore[no-untyped-call]
-            loss += float(nats.detach())
+            sums[0] += nats.detach().cpu()
+            sums[1:] += parts.detach().sum(0).cpu() / count
+        sums = sums.to(self.device)
+        self.group.add([sums])
+        self.group.add(parameter.grad for parameter in self.trainable if parameter.grad is not None)
         norm = float(torch.nn.utils.clip_grad_norm_(self.trainable, schedule.clip_norm))
-        self._update(loss, norm)
+        self._update(float(sums[0]), norm, level_bits(self.flow, sums[1:]))
         state.step += 1
 
-    def _update(self, loss: float, norm: float) -> None:
+    def _update(self, loss: float, norm: float, levels: list[float]) -> None:
         state = self.state
         if not (math.isfinite(loss) and math.isfinite(norm)) or (
             state.step >= self.schedule.warmup_steps and norm > SKIP_FACTOR * state.usual_norm
@@ -184,10 +259,8 @@ class Stage:
         self.optimiser.step()
         memory = min(NORM_MEMORY, state.step / (state.step + 1.0))
         state.usual_norm = memory * state.usual_norm + (1 - memory) * norm
-        bpd = loss / math.log(2)
-        state.train_bpd = (
-            bpd if math.isnan(state.train_bpd) else NORM_MEMORY * state.train_bpd + (1 - NORM_MEMORY) * bpd
-        )
+        before = [state.train_bpd, *state.train_levels] if state.train_levels else [math.nan] * (1 + len(levels))
+        state.train_bpd, *state.train_levels = map(_smoothed, before, [loss / math.log(2), *levels])
         decay = min(self.schedule.average, (1 + state.step) / (10 + state.step))
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.flow.parameters(), strict=True):
@@ -215,16 +288,26 @@ class Stage:
     def _end_epoch(self) -> None:
         state = self.state
         epoch = state.step // self.steps_per_epoch
-        state.valid_bpd = bits_per_dim(self.average, self.valid_grey, batch=self.schedule.micro_batch)
+        state.valid_bpd, state.valid_levels = bits_per_dim(
+            self.average, self.valid_grey, batch=self.schedule.micro_batch, group=self.group
+        )
         if state.valid_bpd < state.best_bpd:
-            state.best_bpd, state.best_epoch = state.valid_bpd, epoch
+            state.best_bpd, state.best_epoch, state.best_step = state.valid_bpd, epoch, state.step
             state.best = {name: value.clone() for name, value in self.average.state_dict().items()}
         state.done = state.step >= self.steps or epoch - state.best_epoch >= self.schedule.patience
-        log.info(
+        state.epochs.append(
+            asdict(
+                Epoch(epoch, state.step, state.train_bpd, state.valid_bpd, tuple(state.train_levels),
+                      tuple(state.valid_levels), state.skipped)
+            )
+        )  # fmt: skip
+        log.debug(
             "epoch_ended", stage=self.name, epoch=epoch, train_bpd=state.train_bpd, valid_bpd=state.valid_bpd,
             skipped=state.skipped,
         )  # fmt: skip
-        self.save()
+        if self.group.leads:
+            self.save()
+        self.group.wait()
 
     def save(self) -> None:
         """Write the checkpoint; a reader sees the old one or the new one, never half of one."""
@@ -261,6 +344,10 @@ class Stage:
         self.optimiser.load_state_dict(record["optimiser"])
         self.state = _State(**record["state"])
         return True
+
+
+def _smoothed(before: float, now: float) -> float:
+    return now if math.isnan(before) else NORM_MEMORY * before + (1 - NORM_MEMORY) * now
 
 
 def shifted(images: Pixels, most: int, rng: np.random.Generator) -> Pixels:

@@ -1,6 +1,7 @@
 """The golden input of a bundle: a fictional image with its known score, by which a machine's arithmetic is checked."""
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
@@ -13,13 +14,18 @@ from triage.messages import ModelInput
 from workers.flows.engine import Engine
 from workers.flows.glow import quantise
 from workers.flows.posterior import Posterior
+from workers.flows.set_classifier import SetClassifier
 from workers.flows.transform import to_flow_grid
 
 TOLERANCE = 1e-5
 """Relative to a flow's whole log density: float32 arithmetic on another processor stays far below it."""
 
 
-def make_golden(posterior: Posterior, manifest: Manifest) -> dict[str, Tensor]:
+LOGIT_TOLERANCE = 1e-2
+"""Of the set classifier's logit."""
+
+
+def make_golden(posterior: Posterior, manifest: Manifest, classifier: SetClassifier | None = None) -> dict[str, Tensor]:
     """Draw an image from the normal flow, bring it onto the bundle's grid, and score it."""
     generator = torch.Generator().manual_seed(0)
     image = posterior.normal.sample(1, generator=generator, temperature=0.7)[0, 0]
@@ -29,7 +35,8 @@ def make_golden(posterior: Posterior, manifest: Manifest) -> dict[str, Tensor]:
     pixels = np.kron(wide, np.ones(manifest.transform.pool)).astype(np.uint8)
     grid = to_flow_grid(pixels, manifest.transform, manifest.architecture, manifest.preprocessing.grey_levels)
     normal, mixture = posterior.level_parts(grid[None])
-    return {
+    logit = {} if classifier is None else {"set_classifier": torch.tensor([classifier(pixels)], dtype=torch.float64)}
+    return logit | {
         "pixels": torch.from_numpy(pixels),
         "levels_normal": torch.from_numpy(normal[0]),
         "levels_mixture": torch.from_numpy(mixture[0]),
@@ -38,15 +45,24 @@ def make_golden(posterior: Posterior, manifest: Manifest) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class GoldenCheck:
-    """How far a machine is from the golden score: the largest error of a level's part, and what is tolerated, nats."""
+    """How far a machine is from the golden score.
+
+    Attributes
+    ----------
+    error, tolerated : float
+        The largest error of a level's part, and what is tolerated, nats.
+    logit_error : float
+        Of the set classifier's logit; 0 if the bundle has none.
+    """
 
     error: float
     tolerated: float
+    logit_error: float = 0.0
 
     @property
     def passed(self) -> bool:
         """Whether the arithmetic can be trusted."""
-        return self.error <= self.tolerated
+        return self.error <= self.tolerated and self.logit_error <= LOGIT_TOLERANCE
 
 
 def check_golden(bundle: Bundle, device: str) -> GoldenCheck:
@@ -62,4 +78,7 @@ def check_golden(bundle: Bundle, device: str) -> GoldenCheck:
     found = np.array([score.levels_normal, score.levels_mixture])
     expected = np.stack([golden["levels_normal"].numpy(), golden["levels_mixture"].numpy()])
     scale = max(abs(score.log_prob_normal), abs(score.log_prob_mixture), 1.0)
-    return GoldenCheck(float(np.abs(found - expected).max()), TOLERANCE * scale)
+    logit_error = 0.0
+    if score.set_classifier is not None:
+        logit_error = abs(score.set_classifier - float(golden["set_classifier"])) if "set_classifier" in golden else inf
+    return GoldenCheck(float(np.abs(found - expected).max()), TOLERANCE * scale, logit_error)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from triage.errors import ConfigurationError
-from triage.manifest import Architecture, InputTransform, Preprocessing
+from triage.manifest import Architecture, Classifier, InputTransform, Preprocessing
 
 
 class Schedule(BaseModel):
@@ -43,6 +43,38 @@ class Schedule(BaseModel):
     shift: int = Field(0, ge=0)
 
 
+class ClassifierRecipe(BaseModel):
+    """How the set classifier is fitted; see `workers.lab.fit_classifier`.
+
+    Attributes
+    ----------
+    spec : Classifier
+        What it sees.
+    grey_levels : int
+        Of the bundle's grid.
+    ridge, invariance : float
+        Penalties of the linear head: of large weights, and of weights that react to alterations of an image.
+    copied, copies : int
+        How many images are altered, and how often each.
+    planted : float
+        Share of the mixture's side that artificial abnormalities get; see `workers.lab.planted`.
+    hosts, plantings : int
+        Into how many normal images they are planted, and how often into each.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    spec: Classifier
+    grey_levels: int = 256
+    ridge: float = Field(3.0, gt=0)
+    invariance: float = Field(10.0, ge=0)
+    copied: int = Field(350, ge=1)
+    copies: int = Field(3, ge=0)
+    planted: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    hosts: int = Field(800, ge=1)
+    plantings: int = Field(1, ge=1)
+
+
 class Preset(BaseModel):
     """A named recipe.
 
@@ -53,7 +85,13 @@ class Preset(BaseModel):
     flow : Schedule
         The normal and the mixture flow, trained alike.
     weights : tuple of float
-        How the levels' ratios are weighed in the abnormality statistic.
+        How the levels' ratios are weighed in the flows' statistic.
+    classifier : ClassifierRecipe or None
+        The second estimator.
+    combination : dict of str to float
+        How the two standardised estimators are weighed in the combined statistic, where there is a classifier.
+    normal_share : (float, float) or None
+        Least and greatest share of normal images in a mixture that the preset is made for.
     validation_share, calibration_share : float
         Shares of the patients that no flow is trained on; the second is not taken where a run brings its own
         calibration images.
@@ -73,10 +111,30 @@ class Preset(BaseModel):
     base: Schedule
     flow: Schedule
     weights: tuple[float, ...]
+    classifier: ClassifierRecipe | None = None
+    combination: dict[Literal["flows", "set_classifier"], float] = {"flows": 0.25, "set_classifier": 1.0}
+    normal_share: tuple[float, float] | None = (0.1, 0.95)
     validation_share: float = 0.1
     calibration_share: float = 0.2
     copies: int = 0
     margin: float = 0.4
+
+
+_CXR_CLASSIFIER = ClassifierRecipe(
+    spec=Classifier(size=(128, 128), blocks=(7, 10, 14), statistics=("mean", "sd")),
+)
+_BCT_CLASSIFIER = ClassifierRecipe(
+    # From air to 80 HU: blood is the brightest thing of interest. Bone is clipped with it.
+    spec=Classifier(
+        size=(128, 128), blocks=(7, 10), statistics=("mean", "sd", "max"), window=(14.0, 94.0), slab=2, top=3,
+        symmetric=True,
+    ),
+    grey_levels=128,
+    ridge=10.0,
+    copied=60,
+    copies=2,
+    plantings=3,
+)  # fmt: skip
 
 
 def _paper_bct(name: str, size: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Preset:
@@ -119,7 +177,8 @@ def _starter_cxr() -> Preset:
         modality="CXR",
         preprocessing=Preprocessing(size=(128, 128), grey_levels=256),
         transform=InputTransform(pool=(4, 4), standardise=True, spread=0.2),
-        architecture=Architecture(size=(32, 32), grey_levels=32, depth=8, widths=(64, 64, 64)),
+        architecture=Architecture(size=(32, 32), grey_levels=32, depth=8, widths=(64, 64, 64), shared_levels=1),
+        classifier=_CXR_CLASSIFIER,
         base=schedule,
         flow=schedule.model_copy(update={"epochs": 6, "learning_rate": 5e-4, "frozen_levels": 1}),
         weights=(1.0, 1.0, 1.0),
@@ -133,7 +192,8 @@ def _starter_bct() -> Preset:
         modality="BCT",
         preprocessing=Preprocessing(size=(32, 128, 128), spacing_mm=(5.0, 1.8, 1.8), grey_levels=128),
         transform=InputTransform(clip=114, pool=(2, 4, 4)),
-        architecture=Architecture(size=(16, 32, 32), grey_levels=32, depth=4, widths=(32, 32, 32)),
+        architecture=Architecture(size=(16, 32, 32), grey_levels=32, depth=4, widths=(32, 32, 32), shared_levels=1),
+        classifier=_BCT_CLASSIFIER,
         base=schedule,
         flow=schedule.model_copy(update={"epochs": 20, "learning_rate": 5e-4, "frozen_levels": 1}),
         weights=(1.0, 1.0, 1.0),

@@ -1,28 +1,37 @@
-"""From images to a bundle: base flow, normal flow, mixture flow, calibration."""
+"""From images to a bundle: base flow, normal flow, mixture flow, set classifier, calibration."""
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import structlog
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from triage.bundles import GOLDEN, MIXTURE, NORMAL, SUMS, Bundle, write_bundle
+from triage.bundles import CLASSIFIER, GOLDEN, SUMS, Bundle, write_bundle
 from triage.calibration import Calibration
 from triage.errors import ConfigurationError
 from triage.manifest import DataSource, Manifest, Training
 from workers.flows.glow import Glow, dequantise
 from workers.flows.posterior import Posterior
-from workers.lab.calibrate import calibrate
+from workers.flows.set_classifier import SetClassifier
+from workers.flows.weights import save_flows
+from workers.lab.calibrate import Measurer, calibrate
 from workers.lab.card import write_card
+from workers.lab.curves import StageRecord
 from workers.lab.fit import FlowGrid, Progress, Stage
+from workers.lab.fit_classifier import fit_classifier
 from workers.lab.golden import make_golden
 from workers.lab.image_set import ImageSet, share
+from workers.lab.parallel import current
 from workers.lab.presets import Preset, Schedule
+from workers.lab.rigour import write_record
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +61,8 @@ class Run:
         Of the bundle.
     data : tuple of DataSource
         Credits.
+    acquisition_auc : float or None
+        What the acquisition probe found; goes into the manifest.
     device : torch.device
         Where to train.
     """
@@ -66,12 +77,18 @@ class Run:
     version: str = "1.0.0"
     summary: str = ""
     data: tuple[DataSource, ...] = ()
+    acquisition_auc: float | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def checkpoints(self) -> Path:
         """Where the run can be taken up again."""
         return self.out.with_name(self.out.name + ".training")
+
+    @property
+    def record(self) -> Path:
+        """Where learning curves and warnings are kept, beside the bundle."""
+        return self.out.with_name(self.out.name + ".record")
 
     @property
     def grid(self) -> FlowGrid:
@@ -126,7 +143,7 @@ def train(
     report: Callable[[Progress], None],
     *,
     resume: bool = False,
-    evaluate: Callable[[Posterior, FlowGrid], str] = lambda posterior, grid: "",
+    evaluate: Callable[[Measurer, Calibration], str] = lambda measure, calibration: "",
 ) -> Bundle:
     """Train both flows, calibrate them, and write the bundle; ``evaluate`` returns its card's section on performance.
 
@@ -137,8 +154,10 @@ def train(
     """
     if (run.out / SUMS).exists():
         raise ConfigurationError(f"{run.out} already holds a bundle", remedy="choose another --out")
-    if not resume:
+    group = current()
+    if not resume and group.leads:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
+    group.wait()
     normal, mixture = split(run.normal, run), split(run.mixture, run)
     everything = Split(*(ImageSet.union(pair) for pair in zip(_parts(normal), _parts(mixture), strict=True)))
     fit = _Fitter(run, report, resume)
@@ -147,8 +166,22 @@ def train(
     bpd_normal = fit("normal", flow_normal, normal, run.preset.flow)
     bpd_mixture = fit("mixture", flow_mixture, mixture, run.preset.flow)
     posterior = Posterior(flow_normal.cpu(), flow_mixture.cpu())
+    if not group.leads:
+        group.wait()  # until the bundle is there
+        return Bundle.open(run.out)
+    write_record(run.record, fit.records, *posterior.level_parts(run.grid(normal.valid.pixels)))
+    estimators = Estimators(
+        posterior, _classifier_tensors(run, normal.train, mixture.train, report, resume), run.preset
+    )
     name = f"{run.out.name} {run.version}: {len(mixture.calibration)} held-out unlabelled images"
-    calibration = calibrate(posterior, mixture.calibration, run.grid, name=name, preset=run.preset)
+    measure = Measurer(posterior, estimators.classifier, run.grid)
+    calibration = calibrate(
+        measure,
+        mixture.calibration,
+        None if run.calibration else normal.calibration,
+        name=name,
+        preset=run.preset,
+    )
     training = Training(
         preset=run.preset.name,
         seed=run.seed,
@@ -158,9 +191,11 @@ def train(
         bits_per_dim_mixture=round(bpd_mixture, 6),
         made_with=f"torch {torch.__version__}",
         data=run.data,
+        acquisition_auc=run.acquisition_auc,
     )
-    bundle = _write(run, posterior, calibration, training, evaluate(posterior, run.grid))
+    bundle = _write(run, estimators, calibration, training, evaluate(measure, calibration))
     shutil.rmtree(run.checkpoints, ignore_errors=True)
+    group.wait()
     return bundle
 
 
@@ -175,6 +210,7 @@ class _Fitter:
     run: Run
     report: Callable[[Progress], None]
     resume: bool
+    records: list[StageRecord] = field(default_factory=list)
 
     def start(self, images: Split) -> Glow:
         """Return the flow from which both start: initialised on all images, trained on them if the preset says so."""
@@ -204,11 +240,49 @@ class _Fitter:
         )
         if self.resume and stage.resume():
             log.info("stage_resumed", stage=name, step=stage.state.step)
-        return stage.run(self.report)
+        bits = stage.run(self.report)
+        self.records.append(stage.record)
+        return bits
 
 
-def _write(run: Run, posterior: Posterior, calibration: Calibration, training: Training, evaluation: str) -> Bundle:
-    preset = run.preset
+@dataclass(frozen=True)
+class Estimators:
+    """What a bundle scores with, in memory; ``tensors`` are those of its ``classifier.safetensors``, if it has one."""
+
+    posterior: Posterior
+    tensors: dict[str, Tensor]
+    preset: Preset
+
+    @cached_property
+    def classifier(self) -> SetClassifier | None:
+        """The second estimator."""
+        recipe = self.preset.classifier
+        return SetClassifier(recipe.spec, self.tensors, torch.device("cpu")) if recipe else None
+
+
+def _classifier_tensors(
+    run: Run, normal: ImageSet, mixture: ImageSet, report: Callable[[Progress], None], resume: bool
+) -> dict[str, Tensor]:
+    """Fit the set classifier; an interrupted run that had fitted it finds it again."""
+    recipe = run.preset.classifier
+    if recipe is None:
+        return {}
+    kept = run.checkpoints / f"classifier.{run.fingerprint[:16]}.safetensors"
+    if resume and kept.exists():
+        return load_file(kept)
+
+    def looked_at(done: int, of: int) -> None:
+        report(Progress("classifier", done, of, math.nan, math.nan))
+
+    tensors = fit_classifier(recipe, normal, mixture, seed=run.seed, device=run.device, report=looked_at)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, kept.with_suffix(".partial"))
+    kept.with_suffix(".partial").replace(kept)
+    return tensors
+
+
+def _write(run: Run, estimators: Estimators, calibration: Calibration, training: Training, evaluation: str) -> Bundle:
+    preset, posterior = run.preset, estimators.posterior
     manifest = Manifest(
         name=run.out.name,
         version=run.version,
@@ -217,14 +291,14 @@ def _write(run: Run, posterior: Posterior, calibration: Calibration, training: T
         preprocessing=preset.preprocessing,
         transform=preset.transform,
         architecture=preset.architecture,
+        classifier=preset.classifier.spec if preset.classifier else None,
         training=training,
     )
     run.out.mkdir(parents=True, exist_ok=True)
-    contents = {
-        NORMAL: posterior.normal.state_dict(),
-        MIXTURE: posterior.mixture.state_dict(),
-        GOLDEN: make_golden(posterior, manifest),
-    }
+    save_flows(posterior.normal, posterior.mixture, run.out)
+    contents = {GOLDEN: make_golden(posterior, manifest, estimators.classifier)}
+    if estimators.tensors:
+        contents[CLASSIFIER] = estimators.tensors
     for file, tensors in contents.items():
         save_file(tensors, run.out / file)
         (run.out / file).chmod(0o644)  # safetensors writes for the owner alone; the score workers may be another user

@@ -1,0 +1,139 @@
+"""The laboratory's commands on real radiographs: train, evaluate, sample."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from tests.acceptance.test_commands import run
+from tests.support.peers import shared
+from tests.support.rsna import make_rsna
+
+LABELS = {0: "normal", 1: "lung opacity", 2: "other"}
+FEW = ("--draws", "200")
+
+
+@pytest.fixture(scope="module")
+def test_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 radiographs as PNGs in folders, one of them broken, and a table that names one image too many."""
+    folder = tmp_path_factory.mktemp("set")
+    with np.load(shared("data", "cxr_adult.npz"), allow_pickle=False) as arrays:
+        columns = {name: arrays[name] for name in ("x", "y_rsna", "source", "patient", "age", "sex", "view")}
+    rows = []
+    for place in np.flatnonzero((columns["source"] == "talo") & (columns["y_rsna"] >= 0))[:60]:
+        path = folder / "images" / f"{place}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(columns["x"][place]).save(path)
+        facts = [str(columns[name][place]) for name in ("patient", "age", "sex", "view")]
+        rows.append([f"images/{place}.png", LABELS[int(columns["y_rsna"][place])], *facts])
+    (folder / "images" / "broken.png").write_bytes(b"not a picture")
+    (folder / "images" / "unlabelled.png").write_bytes(b"not looked at")
+    with (folder / "labels.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(
+            [["file", "label", "patient", "age", "sex", "view"], *rows, ["images/broken.png", "other", "x", "", "", ""],
+             ["images/none.png", "normal", "y", "", "", ""]]
+        )  # fmt: skip
+    return folder
+
+
+def test_evaluate_writes_numbers_figures_and_one_page(tmp_path: Path, test_set: Path) -> None:
+    report = tmp_path / "report"
+    answer = run(
+        "evaluate", "cxr-starter", "--test", str(test_set), "--labels", str(test_set / "labels.csv"),
+        "--report", str(report), "--json", *FEW, cwd=tmp_path,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert "1 rows of the table name no image" in answer.stderr
+    metrics = json.loads(answer.stdout)
+    assert metrics == json.loads((report / "metrics.json").read_text())
+    assert metrics["labels"] == metrics["combined"]["labels"]
+    assert set(metrics["labels"]) == {"lung opacity", "other", "all"}
+    assert metrics["bootstrap"]["resampled"] == "patients"
+    assert metrics["test"]["rows_without_image"] == ["images/none.png (no such image)"]
+    assert metrics["test"]["images_without_row"] == ["images/unlabelled.png"]
+    assert any("cannot be read" in reason for reason in metrics["not_scored"]["reasons"])
+
+    rows = list(csv.DictReader((report / "scores.csv").open()))
+    scored = [row for row in rows if not row["not_scored"]]
+    truth = [row["label"] != "normal" for row in scored]
+    for name in ("log_prob_normal", "plain_ratio", "flows", "combined"):
+        entry = metrics[name]["labels"]["all"]
+        assert entry["auc"] == pytest.approx(roc_auc_score(truth, [float(row[name]) for row in scored]))
+        assert entry["ci95"][0] <= entry["auc"] <= entry["ci95"][1]
+        assert entry["n_normal"] + entry["n_abnormal"] == len(scored)
+        assert {f"roc_{name}.png", f"histogram_{name}.png"} <= {path.name for path in report.iterdir()}
+    assert {"sex", "age", "view"} <= metrics["combined"]["subgroups"].keys()
+    for path in report.glob("*.png"):
+        assert Image.open(path).size[0] > 300, path.name
+
+    page = (report / "report.html").read_text()
+    assert "Research use only" in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
+    assert page.count("data:image/png;base64,") == len(list(report.glob("*.png")))
+
+
+def test_evaluate_says_what_is_wrong(tmp_path: Path, test_set: Path) -> None:
+    table = tmp_path / "labels.csv"
+    first = next((test_set / "images").glob("[0-9]*")).name
+    for text, complaint in (
+        ("file,label\nx.png,normal\n", "no row of the table"),
+        ("name\n", "no rows"),
+        (f"file,label\n{first},normal\n", "another label"),
+    ):
+        table.write_text(text)
+        answer = run(
+            "evaluate", "cxr-starter", "--test", str(test_set), "--labels", str(table), "--report", str(tmp_path / "r"),
+            cwd=tmp_path,
+        )  # fmt: skip
+        assert answer.returncode == 2
+        assert complaint in answer.stderr
+        assert "Traceback" not in answer.stderr
+    assert (
+        run("evaluate", "nobody", "--test", ".", "--labels", str(table), "--report", "r", cwd=tmp_path).returncode == 1
+    )
+
+
+@pytest.mark.parametrize(("bundle", "volumes"), [("cxr-starter", 0), ("bct-starter", 3)])
+def test_sample_draws_the_same_again(tmp_path: Path, bundle: str, volumes: int) -> None:
+    for name, count in (("a", "3"), ("b", "2")):
+        answer = run("sample", bundle, "-n", count, "--seed", "4", "--out", name, cwd=tmp_path)
+        assert answer.returncode == 0, answer.stderr
+    pictures = sorted((tmp_path / "a").glob("fictional-*.png"))
+    assert len(pictures) == 3
+    assert (tmp_path / "a" / "gallery.png").is_file()
+    for path in pictures[:2]:
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert len({path.read_bytes() for path in pictures}) == 3
+    heads = sorted((tmp_path / "a").glob("*.nii.gz"))
+    assert len(heads) == volumes
+    for path in heads:
+        image = sitk.ReadImage(str(path))
+        assert image.GetDimension() == 3
+        assert min(image.GetSpacing()) > 1
+        assert sitk.GetArrayFromImage(image).max() < 120
+    other = run("sample", bundle, "-n", "1", "--seed", "5", "--out", "c", "--flow", "mixture", cwd=tmp_path)
+    assert other.returncode == 0
+    assert (tmp_path / "c" / pictures[0].name).read_bytes() != pictures[0].read_bytes()
+
+
+def test_the_rsna_challenge_from_training_to_report(tmp_path: Path) -> None:
+    make_rsna(tmp_path / "rsna", {0: 60, 1: 20, 2: 20})
+    trained = run(
+        "train", "--rsna", "rsna", "--preset", "starter-cxr", "--out", "b", "--threads", "1", cwd=tmp_path, timeout=240
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "RSNA sets (fewer images than the paper's table 1" in trained.stderr
+    assert "acquisition probe" in trained.stderr
+    assert {path.name for path in (tmp_path / "b.record").iterdir()} == {"curves.csv", "curves.png", "training.json"}
+    report = run("evaluate", "b", "--rsna", "rsna", "--report", "r", "--json", *FEW, cwd=tmp_path)
+    assert report.returncode == 0, report.stderr
+    metrics = json.loads(report.stdout)
+    assert {"lung opacity", "no lung opacity / not normal", "all"} == metrics["labels"].keys()
+    assert metrics["test"]["images_labelled"] == 36
+    assert {"sex", "age"} <= metrics["combined"]["subgroups"].keys()

@@ -1,0 +1,107 @@
+"""Which image a row of the table means, and what is said when it means none."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from triage.errors import ConfigurationError, NotScoredError
+from triage.manifest import Preprocessing
+from workers.lab.evaluation.cases import find_cases
+from workers.lab.evaluation.labels import Matched, match, read_labels
+
+GRID = Preprocessing(size=(64, 64), grey_levels=256)
+FILES = ("a/one.png", "a/two.png", "b/one.png", "b/three.PNG", "four.jpeg")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "test"
+    for name in FILES:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(40, 216, (8, 8)).astype(np.uint8)
+        Image.fromarray(np.kron(coarse, np.ones((16, 16), np.uint8))).save(path)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def table(folder: Path, text: str) -> Matched:
+    path = folder.parent / "labels.csv"
+    path.write_text(text)
+    return match(read_labels(path), find_cases([str(folder)], GRID, "CXR"), folder)
+
+
+def test_rows_name_images_in_every_sensible_way(folder: Path) -> None:
+    found = table(
+        folder,
+        f"file,label\na/one.png,normal\n{folder / 'a/two.png'},Normal\n"
+        "test/b/one.png,flu\nthree,flu\nscans/four.png,pox\n",
+    )
+    assert {image.case.key: sorted(image.labels) for image in found.images} == {
+        "a/one.png": ["normal"], "a/two.png": ["normal"], "b/one.png": ["flu"], "b/three.PNG": ["flu"],
+        "four.jpeg": ["pox"],
+    }  # fmt: skip
+    assert not found.rows
+    assert not found.cases
+
+
+def test_what_is_missing_or_ambiguous_is_said(folder: Path) -> None:
+    found = table(folder, "\ufefffile;label\none.png;normal\nnine.png;flu\ntwo.png;flu\n")
+    assert found.rows == ["one.png (2 images have this name)", "nine.png (no such image)"]
+    assert [image.case.key for image in found.images] == ["a/two.png"]
+    assert len(found.cases) == 4
+
+
+def test_a_name_in_another_folder_is_not_taken_for_the_image(folder: Path) -> None:
+    """Both rows end alike, so neither may stand for the one image of that name."""
+    found = table(folder, "file,label\nx/two.png,normal\ny/two.png,flu\nfour,flu\n")
+    assert len(found.rows) == 2
+
+
+def test_nothing_matches(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no row of the table names an image"):
+        table(folder, "file,label\nx.png,normal\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("name,label\na,b\n", "no column file"),
+        ("file,label\n", "no rows"),
+        ("file,label\nfour,\n", "line 2"),
+        ("file,label\nfour,all\n", "all"),
+        ("file,label\nfour,normal\nfour,flu\n", "both normal and flu"),
+    ],
+)
+def test_tables_that_cannot_be_used(folder: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        table(folder, text)
+
+
+def test_an_image_may_have_several_labels_and_facts(folder: Path) -> None:
+    found = table(folder, "file,label,patient,sex\nfour,flu,p1,M\nfour,pox,p1,M\n")
+    assert found.images[0].labels == {"flu", "pox"}
+    assert (found.images[0].patient, found.images[0].facts) == ("p1", {"sex": "M"})
+    assert found.patients_known
+
+
+def test_rows_of_an_npz_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = np.kron(rng.integers(40, 216, (3, 8, 8)), np.ones((1, 16, 16))).astype(np.uint8)
+    np.savez(tmp_path / "set.npz", x=images)
+    cases = find_cases([str(tmp_path / "set.npz")], GRID, "CXR")
+    path = tmp_path / "labels.csv"
+    path.write_text("file,label\n0,normal\nset:2,flu\n")
+    found = match(read_labels(path), cases, tmp_path)
+    assert [image.case.key for image in found.images] == ["set:0", "set:2"]
+    assert found.images[1].case.read().shape == (64, 64)
+
+
+def test_a_broken_picture_is_refused_when_it_is_read(folder: Path) -> None:
+    (folder / "broken.png").write_bytes(b"no picture")
+    broken = next(case for case in find_cases([str(folder)], GRID, "CXR") if case.key == "broken.png")
+    with pytest.raises(NotScoredError):
+        broken.read()

@@ -1,0 +1,129 @@
+"""`triage-node evaluate`: how good is a bundle on labelled images?"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from triage.bundles import Bundle
+from triage.errors import ConfigurationError
+from triage.logs import configure_logging
+from workers.lab import rsna as challenge
+from workers.lab.evaluation.bootstrap import DRAWS
+from workers.lab.evaluation.cases import dicom_cases, find_cases
+from workers.lab.evaluation.figures import TITLES
+from workers.lab.evaluation.labels import Matched, match, read_labels
+from workers.lab.evaluation.report import Evaluation, digest_of
+from workers.lab.evaluation.report import evaluate as make_report
+from workers.lab.find import open_bundle
+from workers.lab.progress import counting
+
+
+def evaluate(  # noqa: PLR0917 - Typer's options
+    ctx: typer.Context,
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle's name or folder.")],
+    report: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the report; made if it isn't there.")],
+    test: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="Test images: a folder of DICOM, PNG, JPEG or NIfTI, or FILE.npz?KEY=VALUE."),
+    ] = "",
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Columns file,label and optionally patient,age,sex,view,source,device. The label normal is the "
+            "negative, every other label a target.",
+        ),
+    ] = None,
+    rsna: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Instead of --test and --labels: the test set that train --rsna DIR left alone.",
+        ),
+    ] = None,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = DRAWS,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
+) -> None:
+    """Evaluate a bundle on labelled images that it wasn't trained on.
+
+    Writes metrics.json, scores.csv, the figures as PNG, and report.html, one page that holds everything: AUC by label
+    with bootstrap intervals (patients are resampled where the table names them), ROC curves with Youden's point,
+    operating points, subgroups, galleries of the most and least abnormal, and log p(x|normal) alone for comparison.
+
+    Images that the gate refuses, or that are unlike anything the bundle was calibrated on, have no score: they are
+    listed and left out of the AUC.
+    """
+    configure_logging()
+    found = open_bundle(ctx, bundle)
+    if rsna:
+        matched, test, labels = _rsna(found, rsna), f"{rsna} (the paper's test set)", rsna / challenge.CLASSES
+    elif not test or labels is None:
+        raise ConfigurationError("evaluate needs images and their labels", remedy="give --test DIR and --labels CSV")
+    else:
+        cases = find_cases([test], found.preprocessing, found.modality)
+        matched = match(read_labels(labels), cases, Path(test.partition("?")[0]))
+    _tell(matched)
+    evaluation = Evaluation(
+        bundle=found,
+        matched=matched,
+        test=test,
+        labels_digest=digest_of(labels),
+        report=report,
+        draws=draws,
+        device=device,
+    )
+    with counting("scoring", len(matched.images)) as advance:
+        metrics = make_report(evaluation, advance)
+    if as_json:
+        typer.echo(json.dumps(metrics, indent=1, ensure_ascii=False))
+        return
+    _show(metrics)
+    typer.echo(f"report: {report / 'report.html'}")
+
+
+def _rsna(bundle: Bundle, folder: Path) -> Matched:
+    if bundle.modality != "CXR":
+        raise ConfigurationError(f"--rsna holds chest radiographs; bundle {bundle.name} scores {bundle.modality}")
+    sets = challenge.divide(challenge.read_rsna(folder))
+    typer.echo(str(sets), err=True)
+    images = folder / challenge.IMAGES
+    cases = dicom_cases(images, [image.path for image in sets.test], bundle.preprocessing, bundle.modality)
+    return match(challenge.labelled_test_rows(sets), cases, images)
+
+
+def _tell(matched: Matched) -> None:
+    """Say on standard error what the table and the folder don't share."""
+    for number, what, names in (
+        (len(matched.rows), "rows of the table name no image", matched.rows),
+        (len(matched.cases), "images have no row and are not used", matched.cases),
+    ):
+        if number:
+            typer.echo(f"{number} {what}, e.g. {', '.join(names[:3])}", err=True)
+
+
+def _show(metrics: dict[str, Any]) -> None:
+    table = Table(title="AUC [95 % interval]", title_justify="left")
+    labels = metrics["labels"]
+    table.add_column("estimator", overflow="fold")
+    for label, entry in labels.items():
+        table.add_column(f"{label}\n{entry['n_normal']} normal, {entry['n_abnormal']} abnormal", overflow="fold")
+    for name in (name for name in TITLES if name in metrics):
+        cells = (metrics[name]["labels"][label] for label in labels)
+        table.add_row(name, *(_cell(cell) for cell in cells), style="bold" if name == metrics["ranks_by"] else None)
+    Console().print(table, markup=False)
+    refused = metrics["not_scored"]
+    if refused["total"]:
+        typer.echo(f"not scored: {refused['total']} images, left out of the AUC")
+        for reason, count in refused["reasons"].items():
+            typer.echo(f"  {count} × {reason}")
+
+
+def _cell(entry: dict[str, Any]) -> str:
+    if entry["auc"] is None:
+        return "–"
+    return f"{entry['auc']:.3f} [{entry['ci95'][0]:.3f}, {entry['ci95'][1]:.3f}]"

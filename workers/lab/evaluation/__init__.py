@@ -1,0 +1,1 @@
+"""Evaluation of a bundle on labelled images: numbers, figures and one page that says what they mean."""

@@ -1,0 +1,178 @@
+"""Test images before they are read: what each is called, whose it is, and what its header says about it."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pydicom
+from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
+
+from triage.errors import ConfigurationError, NotScoredError
+from triage.manifest import Preprocessing
+from workers.images.prepare import prepare
+from workers.images.sources import Source
+from workers.lab.folders import NIFTI, PICTURES
+from workers.lab.gridding import read_nifti, read_picture
+from workers.lab.image_set import Pixels
+from workers.lab.images import load
+
+HEADER = ("PatientID", "StudyInstanceUID", "SOPInstanceUID", "SOPClassUID", "PatientAge", "PatientSex",
+          "PatientBirthDate", "StudyDate", "ViewPosition", "Manufacturer", "ManufacturerModelName")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image, or one study of it, that may be scored.
+
+    Attributes
+    ----------
+    key : str
+        Its path below the test folder (of its first file), or its row in an npz file.
+    names : frozenset of str
+        Further names by which a table may call it: other files of the study, UIDs.
+    patient : str
+        Whose it is; a hash where it comes from a DICOM header.
+    facts : mapping of str to str
+        ``age``, ``sex``, ``view`` and ``device`` as far as the header has them.
+    files : tuple of Path
+        Its files; empty for a row of an npz file.
+    read : callable
+        Returns its pixels on the bundle's grid; raises `NotScoredError` with the reason if it can't be scored.
+    """
+
+    key: str
+    names: frozenset[str]
+    patient: str
+    facts: Mapping[str, str]
+    files: tuple[Path, ...]
+    read: Callable[[], Pixels] = field(repr=False)
+
+
+def find_cases(sources: Sequence[str], grid: Preprocessing, modality: str) -> list[Case]:
+    """Return everything in folders or npz files (see `workers.lab.images`) that might be scored.
+
+    A DICOM head CT is one case a study; a DICOM chest radiograph is one case a file, so that a table can label the
+    images of one patient differently.
+
+    Raises
+    ------
+    ConfigurationError
+        If a source doesn't exist or holds no image at all.
+    """
+    cases: list[Case] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            cases.extend(folder_cases(path, grid, modality))
+        else:
+            images = load([source], grid, modality)
+            for row, (key, patient) in enumerate(zip(images.keys, images.patients, strict=True)):
+                names = frozenset({key.rpartition(":")[2]})
+                cases.append(Case(key, names, patient, {}, (), partial(_row, images.pixels, row)))
+    if not cases:
+        raise ConfigurationError(
+            f"no DICOM, PNG, JPEG or NIfTI file in {', '.join(sources)}", remedy="name the folder that holds the images"
+        )
+    return cases
+
+
+def _row(pixels: Pixels, row: int) -> Pixels:
+    image: Pixels = pixels[row]
+    return image
+
+
+def folder_cases(folder: Path, grid: Preprocessing, modality: str) -> list[Case]:
+    """Return the cases of one folder, in order of path."""
+    cases: list[Case] = []
+    studies: dict[str, list[tuple[Path, Dataset]]] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        place = path.relative_to(folder)
+        if path.name.lower().endswith((*PICTURES, *NIFTI)):
+            # Test folders are often sorted by label: a sub-folder is no patient here, only the table can tell.
+            key = place.as_posix()
+            cases.append(Case(key, frozenset(), key, {}, (path,), _file_reader(path, grid, modality)))
+            continue
+        ds = _header(path)
+        if ds is None:
+            continue
+        # Without a UID, files of one folder are taken for one study.
+        study = str(ds.get("StudyInstanceUID", "")) or place.parent.as_posix()
+        studies.setdefault(study if modality == "BCT" else place.as_posix(), []).append((path, ds))
+    cases.extend(_study_case(folder, files, grid, modality) for files in studies.values())
+    return sorted(cases, key=lambda case: case.key)
+
+
+def dicom_cases(folder: Path, paths: Sequence[Path], grid: Preprocessing, modality: str) -> list[Case]:
+    """Return a case for each of these DICOM files below ``folder``."""
+    headers = ((path, _header(path)) for path in paths)
+    return [_study_case(folder, [(path, ds)], grid, modality) for path, ds in headers if ds is not None]
+
+
+def _header(path: Path) -> Dataset | None:
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER))
+    except (InvalidDicomError, OSError, EOFError, ValueError, AttributeError):
+        return None
+
+
+def _file_reader(path: Path, grid: Preprocessing, modality: str) -> Callable[[], Pixels]:
+    picture = path.name.lower().endswith(PICTURES)
+
+    def read() -> Pixels:
+        if picture != (modality == "CXR"):
+            raise NotScoredError(f"the file is not a {modality}")
+        return read_picture(path, grid) if picture else read_nifti(path, grid)
+
+    return read
+
+
+def _study_case(folder: Path, files: Sequence[tuple[Path, Dataset]], grid: Preprocessing, modality: str) -> Case:
+    sources = [Source(sop_instance_uid=str(ds.get("SOPInstanceUID", "")), path=path) for path, ds in files]
+    places = [path.relative_to(folder).as_posix() for path, _ in files]
+    first = files[0][1]
+    names = {*places[1:], *(source.sop_instance_uid for source in sources), str(first.get("StudyInstanceUID", ""))}
+    patient = str(first.get("PatientID", "") or places[0])
+
+    def read() -> Pixels:
+        return prepare(sources, {modality: grid}).model_input.pixels
+
+    paths = tuple(path for path, _ in files)
+    return Case(places[0], frozenset(names - {""}), _hashed(patient), _facts(first), paths, read)
+
+
+def _facts(ds: Dataset) -> dict[str, str]:
+    device = " ".join(str(ds.get(name, "") or "") for name in ("Manufacturer", "ManufacturerModelName")).strip()
+    found = {
+        "age": _age(ds),
+        "sex": str(ds.get("PatientSex", "") or ""),
+        "view": str(ds.get("ViewPosition", "") or ""),
+        "device": device,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def years(age: str) -> float | None:
+    """Return an age in years from a number or a DICOM age string ("045Y", "018M": PS3.5 section 6.2); else None."""
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)([DWMY])?", age.strip().upper())
+    if not match:
+        return None
+    return float(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0}.get(match[2], 1.0)
+
+
+def _age(ds: Dataset) -> str:
+    """Return the age in years, as text: from Patient's Age, else from the dates."""
+    stated = years(str(ds.get("PatientAge", "") or ""))
+    if stated is not None:
+        return f"{stated:g}"
+    born, seen = (str(ds.get(name, "") or "") for name in ("PatientBirthDate", "StudyDate"))
+    if re.fullmatch(r"\d{8}", born) and re.fullmatch(r"\d{8}", seen):
+        return str(int(seen[:4]) - int(born[:4]) - (seen[4:] < born[4:]))
+    return ""
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,172 @@
+"""The table of labels, and which image each of its rows means."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from triage.errors import ConfigurationError
+from workers.lab.evaluation.cases import Case
+
+NORMAL_LABEL = "normal"
+FACTS = ("age", "sex", "view", "source", "device")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: a file's name, its label, and what else is known (``patient`` and `FACTS`)."""
+
+    file: str
+    label: str
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image with everything that the table says about it; more than one label if it has more than one row."""
+
+    case: Case
+    labels: frozenset[str]
+    patient: str
+    facts: Mapping[str, str]
+
+    @property
+    def normal(self) -> bool:
+        """Whether it is a negative."""
+        return NORMAL_LABEL in self.labels
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What became of the table's rows and of the images.
+
+    Attributes
+    ----------
+    images : list of Labelled
+        Those that are evaluated.
+    rows : list of str
+        Files of the table that are no image, or more than one.
+    cases : list of str
+        Images without a row.
+    patients_known : bool
+        Whether the table names the patients.
+    """
+
+    images: list[Labelled]
+    rows: list[str] = field(default_factory=list)
+    cases: list[str] = field(default_factory=list)
+    patients_known: bool = False
+
+
+def read_labels(path: Path) -> list[Row]:
+    """Read a table with the columns ``file`` and ``label`` and optionally ``patient``, ``age``, ``sex``, ….
+
+    Raises
+    ------
+    ConfigurationError
+        If it can't be read, lacks a column, or has no row.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"the table {path} cannot be read", remedy="give a UTF-8 CSV file") from exc
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    rows: list[Row] = []
+    for number, record in enumerate(csv.DictReader(text.splitlines(), delimiter=delimiter), start=2):
+        cells = {str(key).strip().lower(): str(value or "").strip() for key, value in record.items() if key}
+        missing = {"file", "label"} - cells.keys()
+        if missing:
+            raise ConfigurationError(
+                f"{path.name} has no column {' and no column '.join(sorted(missing))}",
+                remedy="its first line names the columns: file,label and optionally patient,age,sex,view,source,device",
+            )
+        if not cells["file"] and not cells["label"]:
+            continue
+        if not cells["file"] or not cells["label"]:
+            raise ConfigurationError(f"{path.name}, line {number}: a row needs both a file and a label")
+        label = NORMAL_LABEL if cells["label"].lower() == NORMAL_LABEL else cells["label"]
+        facts = {name: cells[name] for name in ("patient", *FACTS) if cells.get(name)}
+        rows.append(Row(cells["file"], label, facts))
+    if not rows:
+        raise ConfigurationError(f"{path.name} has no rows")
+    reserved = {row.label for row in rows if row.label == "all"}
+    if reserved:
+        raise ConfigurationError(f'{path.name}: no label may be called "all": that is every abnormal image')
+    return rows
+
+
+def match(rows: Sequence[Row], cases: Sequence[Case], folder: Path) -> Matched:
+    """Find every row's image.
+
+    A row's file may be a path below the test folder, an absolute path, a base name, any of these without its
+    extension, a folder that holds one study, or a DICOM UID.
+
+    Raises
+    ------
+    ConfigurationError
+        If no row finds an image, or an image is called both normal and something else.
+    """
+    index = _index(cases)
+    base_names = [PurePosixPath(row.file.replace("\\", "/")).name for row in rows]
+    found: dict[int, list[Row]] = {}
+    lost: list[str] = []
+    for row, base in zip(rows, base_names, strict=True):
+        names = [*_spellings(row.file, folder), *([base, _stem(base)] if base_names.count(base) == 1 else [])]
+        hits = next((index[name] for name in names if name in index), frozenset())
+        if len(hits) == 1:
+            found.setdefault(next(iter(hits)), []).append(row)
+        else:
+            lost.append(f"{row.file} ({'no such image' if not hits else f'{len(hits)} images have this name'})")
+    if not found:
+        example = ", ".join(case.key for case in cases[:2])
+        raise ConfigurationError(
+            f"no row of the table names an image in {folder}: it says {rows[0].file}, the folder holds {example}",
+            remedy="write paths below the test folder, or base names, into the column file",
+        )
+    images = [_labelled(cases[number], found[number]) for number in sorted(found)]
+    others = [case.key for number, case in enumerate(cases) if number not in found]
+    return Matched(images, lost, others, any("patient" in row.facts for row in rows))
+
+
+def _labelled(case: Case, rows: Sequence[Row]) -> Labelled:
+    labels = frozenset(row.label for row in rows)
+    if NORMAL_LABEL in labels and len(labels) > 1:
+        raise ConfigurationError(f"the table calls {case.key} both normal and {', '.join(labels - {NORMAL_LABEL})}")
+    facts: dict[str, str] = dict(case.facts)
+    for row in rows:
+        facts.update(row.facts)
+    return Labelled(case, labels, facts.pop("patient", case.patient), facts)
+
+
+def _index(cases: Sequence[Case]) -> dict[str, frozenset[int]]:
+    """Return every name of every image; a path's tails are names, too."""
+    index: dict[str, set[int]] = {}
+    for number, case in enumerate(cases):
+        for name in (case.key, *case.names):
+            parts = PurePosixPath(name).parts
+            tails = ["/".join(parts[start:]) for start in range(len(parts))]
+            parents = ["/".join(parts[start:end]) for end in range(1, len(parts)) for start in range(end)]
+            for spelling in {*tails, *map(_stem, tails), *parents}:
+                index.setdefault(spelling, set()).add(number)
+    return {name: frozenset(numbers) for name, numbers in index.items()}
+
+
+def _spellings(file: str, folder: Path) -> Iterator[str]:
+    """Yield what ``file`` may mean below ``folder``, with and without its extension, the most literal first."""
+    path = PurePosixPath(file.replace("\\", "/"))
+    parts = tuple(part for part in path.parts if part not in (".", "/"))
+    here = folder.resolve().parts[1:]
+    for skipped in range(len(parts)):
+        if not skipped or here[-skipped:] == parts[:skipped]:
+            name = "/".join(parts[skipped:])
+            yield name
+            yield _stem(name)
+
+
+def _stem(name: str) -> str:
+    lower = name.lower()
+    for ending in (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".dcm", ".dicom"):
+        if lower.endswith(ending):
+            return name[: -len(ending)]
+    return name

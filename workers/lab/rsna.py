@@ -1,0 +1,174 @@
+"""The RSNA Pneumonia Detection Challenge's folder as the paper's three sets (Shibata et al., table 1).
+
+The layout is that of the challenge's download: ``stage_2_detailed_class_info.csv`` with the columns ``patientId`` and
+``class``, and ``stage_2_train_images/PATIENTID.dcm``. A patient has as many rows as boxes, all of one class.
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from triage.errors import ConfigurationError, NotScoredError
+from triage.manifest import Preprocessing
+from workers.images.prepare import prepare
+from workers.images.sources import CXR, Source
+from workers.lab.evaluation.labels import NORMAL_LABEL, Row
+from workers.lab.image_set import ImageSet, Pixels, share
+
+log = structlog.get_logger(__name__)
+
+CLASSES = "stage_2_detailed_class_info.csv"
+BOXES = "stage_2_train_labels.csv"
+IMAGES = "stage_2_train_images"
+OPACITY = "lung opacity"
+OTHER = "no lung opacity / not normal"
+LABELS = {"normal": NORMAL_LABEL, OPACITY: OPACITY, OTHER: OTHER}
+
+# Table 1: 7,808 normals, of which 6,529 are in the mixture, too; the mixture has 6,553 normals and 6,631 others.
+TABLE_1_NORMAL = {"shared": 6529, "normal": 7808 - 6529, "mixture": 6553 - 6529, "test": 1358}
+TABLE_1_OTHERS = {"mixture": 6631, "test": 13863}
+
+
+@dataclass(frozen=True)
+class RsnaImage:
+    """One radiograph of the challenge."""
+
+    patient_id: str
+    label: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class RsnaSets:
+    """The paper's three sets; the first two share normals, the third shares nothing."""
+
+    normal: tuple[RsnaImage, ...]
+    mixture: tuple[RsnaImage, ...]
+    test: tuple[RsnaImage, ...]
+
+    def __str__(self) -> str:
+        shared = len(set(self.normal) & set(self.mixture))
+        parts = []
+        for name, images in (("normal", self.normal), ("mixture", self.mixture), ("test", self.test)):
+            normals = sum(image.label == NORMAL_LABEL for image in images)
+            parts.append(f"{name} {normals:,} normal + {len(images) - normals:,} others")
+        scale = "table 1 of the paper" if self.complete else "fewer images than the paper's table 1, in its proportions"
+        return f"RSNA sets ({scale}): {'; '.join(parts)}; {shared:,} normals are in both training sets"
+
+    @property
+    def complete(self) -> bool:
+        """Whether these are as many images as in table 1."""
+        sizes = (len(self.normal), len(self.mixture), len(self.test))
+        return sizes == (7808, 6553 + 6631, 1358 + 13863)
+
+
+def read_rsna(folder: Path) -> list[RsnaImage]:
+    """Return the radiographs that have both a class and a file, in order of patient.
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder isn't laid out like the challenge's, or a class is unknown.
+    """
+    table = folder / CLASSES
+    if not table.is_file() or not (folder / IMAGES).is_dir():
+        raise ConfigurationError(
+            f"{folder} doesn't hold {CLASSES} and {IMAGES}/", remedy="unpack the RSNA challenge's archive there"
+        )
+    labels: dict[str, str] = {}
+    for patient_id, name in _rows(table, "patientId", "class"):
+        label = LABELS.get(name.lower())
+        if label is None:
+            raise ConfigurationError(f"{CLASSES} has a class {name}", remedy=f"classes are {', '.join(LABELS)}")
+        if labels.setdefault(patient_id, label) != label:
+            raise ConfigurationError(f"{CLASSES} gives patient {patient_id} two classes")
+    if (folder / BOXES).is_file():
+        boxed = {patient_id for patient_id, target in _rows(folder / BOXES, "patientId", "Target") if target == "1"}
+        wrong = sorted(p for p in boxed & labels.keys() if labels[p] != OPACITY)
+        if wrong:
+            raise ConfigurationError(f"{BOXES} boxes an opacity in {len(wrong)} images that {CLASSES} gives none")
+    images = [RsnaImage(p, label, folder / IMAGES / f"{p}.dcm") for p, label in sorted(labels.items())]
+    there = [image for image in images if image.path.is_file()]
+    if len(there) < len(images):
+        log.warning("images_missing", count=len(images) - len(there), of=len(images))
+    if not there:
+        raise ConfigurationError(f"{IMAGES} holds none of the images that {CLASSES} names")
+    return there
+
+
+def _rows(path: Path, *columns: str) -> Iterable[tuple[str, ...]]:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        for record in csv.DictReader(stream):
+            if any(record.get(column) is None for column in columns):
+                raise ConfigurationError(f"{path.name} needs the columns {', '.join(columns)}")
+            yield tuple(record[column].strip() for column in columns)
+
+
+def divide(images: Sequence[RsnaImage]) -> RsnaSets:
+    """Make the three sets; an image's place depends on its patientId and on how many there are, not on a seed."""
+    normal = _shuffled(image for image in images if image.label == NORMAL_LABEL)
+    others = _shuffled(image for image in images if image.label != NORMAL_LABEL)
+    if len(normal) < 4 or len(others) < 2:
+        raise ConfigurationError(f"{len(normal)} normal and {len(others)} other radiographs are too few for three sets")
+    healthy = _dealt(normal, TABLE_1_NORMAL)
+    ill = _dealt(others, TABLE_1_OTHERS)
+    return RsnaSets(
+        normal=(*healthy["shared"], *healthy["normal"]),
+        mixture=(*healthy["shared"], *healthy["mixture"], *ill["mixture"]),
+        test=(*healthy["test"], *ill["test"]),
+    )
+
+
+def _shuffled(images: Iterable[RsnaImage]) -> list[RsnaImage]:
+    return sorted(images, key=lambda image: (share(image.patient_id, "rsna"), image.patient_id))
+
+
+def _dealt(images: Sequence[RsnaImage], parts: Mapping[str, int]) -> dict[str, tuple[RsnaImage, ...]]:
+    """Deal out as many as table 1 says; of fewer, the same shares, the test set first so that it is never empty."""
+    total = sum(parts.values())
+    dealt: dict[str, tuple[RsnaImage, ...]] = {}
+    start, seen = 0, 0
+    for name, count in sorted(parts.items(), key=lambda part: part[0] != "test"):
+        seen += count
+        end = seen if len(images) >= total else max(round(seen * len(images) / total), start + (name == "test"))
+        dealt[name] = tuple(images[start:end])
+        start = end
+    return dealt
+
+
+def load_images(
+    images: Sequence[RsnaImage], grid: Preprocessing, advance: Callable[[], None] = lambda: None
+) -> ImageSet:
+    """Read radiographs onto the grid, by the node's own preparation; what it refuses is logged and left out."""
+    found: dict[str, Pixels] = {}
+    reasons: dict[str, int] = {}
+    for image in images:
+        try:
+            source = Source(sop_instance_uid=image.patient_id, path=image.path)
+            found[image.patient_id] = prepare([source], {CXR: grid}).model_input.pixels
+        except NotScoredError as exc:
+            reasons[exc.message] = reasons.get(exc.message, 0) + 1
+        advance()
+    for reason, count in reasons.items():
+        log.warning("images_left_out", count=count, reason=reason)
+    if not found:
+        raise ConfigurationError("none of the radiographs can be used", remedy="run: triage-node doctor")
+    return ImageSet(np.stack(list(found.values())), tuple(found), tuple(found))
+
+
+def training_sets(
+    sets: RsnaSets, grid: Preprocessing, advance: Callable[[], None] = lambda: None
+) -> tuple[ImageSet, ImageSet]:
+    """Return the normal set and the mixture on the grid; shared images are read once."""
+    both = load_images(list(dict.fromkeys((*sets.normal, *sets.mixture))), grid, advance)
+    normal, mixture = ({image.patient_id for image in part} for part in (sets.normal, sets.mixture))
+    return both.select([key in normal for key in both.keys]), both.select([key in mixture for key in both.keys])
+
+
+def labelled_test_rows(sets: RsnaSets) -> list[Row]:
+    """Return the test set as rows of a table of labels."""
+    return [Row(image.path.name, image.label, {"patient": image.patient_id}) for image in sets.test]
