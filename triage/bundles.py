@@ -3,7 +3,8 @@
 A bundle holds ``bundle.toml`` (what it is), ``normal.safetensors`` and ``mixture.safetensors`` (the two flows),
 ``calibration.json`` (what its numbers mean), ``golden.safetensors`` (an input with its known score), ``card.md``
 (what it must not be used for) and ``SHA256SUMS``; ``classifier.safetensors`` if the manifest has a table
-``[classifier]``. Its digest is over all of them.
+``[classifier]``; and perhaps ``maps.safetensors`` (what relevance maps are standardised by). Its digest is over all of
+them.
 """
 
 import hashlib
@@ -46,8 +47,9 @@ CALIBRATION = "calibration.json"
 GOLDEN = "golden.safetensors"
 CARD = "card.md"
 CLASSIFIER = "classifier.safetensors"
+MAPS = "maps.safetensors"
 REQUIRED = frozenset({MANIFEST, NORMAL, MIXTURE, CALIBRATION, GOLDEN, CARD})
-FILES = REQUIRED | {CLASSIFIER}
+FILES = REQUIRED | {CLASSIFIER, MAPS}
 CLASSIFIER_MAX_BYTES = 64 * 2**20
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)")
@@ -166,8 +168,8 @@ def _verify(folder: Path, sums: Mapping[str, str]) -> dict[str, bytes]:
     """Return the small files' bytes as they were when their sums were checked."""
     present = {entry.name for entry in folder.iterdir()} - {SUMS}
     for what, names in (
-        ("lacks", REQUIRED - present),
-        (f"does not list in {SUMS}", (REQUIRED | present) & FILES - sums.keys()),
+        ("lacks", (REQUIRED | (sums.keys() & FILES)) - present),
+        (f"does not list in {SUMS}", ((REQUIRED | present) & FILES) - sums.keys()),
         ("holds an unexpected", present - FILES),
         ("lists an unexpected", sums.keys() - FILES),
     ):

@@ -30,6 +30,7 @@ from triage.receive.handler import (
 )
 from triage.receive.listener import ASSOCIATE_TIMEOUT_S
 from triage.receive.transport import MAX_PDU
+from triage.sop_classes import MAP_CLASSES
 from triage.store import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 # In the order in which a destination is offered them.
@@ -139,6 +140,8 @@ def _delivery(config: Configuration) -> Iterator[str]:
     yield "4. SERVICES AS SCU"
     yield "4.1 Storage of results: the first of these that the destination accepts"
     yield from _uids(RESULT_SOP_CLASSES)
+    yield '  Relevance maps, only where destination.send names "heatmap" (off by default):'
+    yield from _uids(map(UID, MAP_CLASSES))
     yield ""
     yield "4.2 Storage Commitment Push Model; the report is accepted on the same association or on a new one"
     yield "    (role selection: the reporting AE is the SCP)"

@@ -6,7 +6,7 @@ Nothing here may hold a UID, a name, an identifier or a date of a patient: a job
 
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +38,13 @@ class ModelInput:
         ``"CXR"`` or ``"BCT"``.
     pixels : numpy.ndarray
         uint8, shape (H, W) for CXR, (D, H, W) for BCT (inferior to superior, LPS rows and columns).
+    relevance : bool
+        Whether a relevance map is wanted: it costs time, and most sites have no use for it.
     """
 
     modality: str
     pixels: npt.NDArray[np.uint8]
+    relevance: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """Return msgpack-able builtins."""
@@ -49,13 +52,14 @@ class ModelInput:
             "modality": self.modality,
             "shape": list(self.pixels.shape),
             "pixels": np.ascontiguousarray(self.pixels).tobytes(),
+            "relevance": self.relevance,
         }
 
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> Self:
         """Rebuild the record; raises ``ValueError`` if the bytes do not fill the shape."""
         pixels = np.frombuffer(wire["pixels"], dtype=np.uint8).reshape(wire["shape"])
-        return cls(modality=str(wire["modality"]), pixels=pixels)
+        return cls(modality=str(wire["modality"]), pixels=pixels, relevance=bool(wire.get("relevance", False)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +123,48 @@ class Score:
     def from_wire(cls, wire: dict[str, Any]) -> Self:
         """Rebuild the record; raises ``TypeError`` on unknown or missing fields."""
         return cls(**wire)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relevance:
+    """Where an image is least like normal ones: a map over the bundle's grid, coarser than it.
+
+    Attributes
+    ----------
+    method : str
+        How it was made; see `workers.flows.relevance`.
+    values : numpy.ndarray
+        uint8, shape (h, w) or (d, h, w), covering the whole grid evenly: standard deviations above the mean of normal
+        images at the same place, in units of `STEP`; 0 = at or below that mean, 255 = `TOP` or more.
+    """
+
+    STEP: ClassVar[float] = 0.05
+    TOP: ClassVar[float] = 255 * STEP
+
+    method: str
+    values: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, method: str, deviations: npt.NDArray[np.float64]) -> Self:
+        """Return the record of a standardised map; what is not a number counts as 0."""
+        steps = np.rint(np.nan_to_num(deviations, nan=0.0) / cls.STEP)
+        return cls(method=method, values=np.clip(steps, 0, 255).astype(np.uint8))
+
+    @property
+    def deviations(self) -> npt.NDArray[np.float32]:
+        """The map in standard deviations above the mean of normals, float32."""
+        return self.values.astype(np.float32) * np.float32(self.STEP)
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return msgpack-able builtins."""
+        return {
+            "method": self.method,
+            "shape": list(self.values.shape),
+            "values": np.ascontiguousarray(self.values).tobytes(),
+        }
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> Self:
+        """Rebuild the record; raises ``ValueError`` if the bytes do not fill the shape."""
+        values = np.frombuffer(wire["values"], dtype=np.uint8).reshape(wire["shape"])
+        return cls(method=str(wire["method"]), values=values)

@@ -1,21 +1,31 @@
 """A study's result becomes bytes in the store and rows in the outbox, one per destination."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+import structlog
 from pydicom import Dataset
 
 from triage.config import Configuration, Destination
 from triage.errors import NotFoundError, ReportError
 from triage.ledger import Instance, Ledger, OutboxItem, OutboxNew, State, Study
-from triage.report import ReportInput, build_report, encode
+from triage.messages import Relevance
+from triage.pictures import Backdrop
+from triage.report import ReportInput, build_capture, build_parametric_map, build_report, encode
 from triage.sop_classes import COMPREHENSIVE_3D_SR
 from triage.store import ObjectStore
+
+log = structlog.get_logger(__name__)
+
+Maps = Callable[[], tuple[Relevance, Backdrop] | None]
+"""Returns a study's relevance map and what it is shown on; None if it has none."""
 
 Negotiate = Callable[[Destination], str | None]
 """Returns the best SR class a destination accepts; None while that isn't known."""
 
 _CT = "CT"
+SR, HEATMAP = "sr", "heatmap"
+"""Kinds of outbox items."""
 
 
 class Publisher:
@@ -34,39 +44,97 @@ class Publisher:
         self._ledger = ledger
         self._store = store
 
-    def publish(self, study: Study, negotiate: Negotiate) -> list[OutboxNew]:
-        """Build, store and address the report of a scored (or declined) study.
+    def publish(self, study: Study, negotiate: Negotiate, maps: Maps = lambda: None) -> list[OutboxNew]:
+        """Build, store and address the results of a scored (or declined) study.
+
+        Parameters
+        ----------
+        maps : callable
+            Asked once, and only if a destination wants relevance maps. Whatever goes wrong with them, the report is
+            published without.
 
         Returns
         -------
         list of OutboxNew
-            One row per destination that wants it; without a destination one row with an empty name, so that the
-            report exists.
+            Reports before maps: one row per object and destination that wants it; without a destination one row with
+            an empty name, so that the report exists.
 
         Raises
         ------
         ReportError
             If no report can be built from the study's objects.
         """
-        wanted = "not_scored" if study.state is State.UNSUITABLE else "sr"
+        wanted = "not_scored" if study.state is State.UNSUITABLE else SR
         targets = [d for d in self._config.destination if wanted in d.send]
-        built: dict[str, OutboxNew] = {}
-        rows = []
+        shown: list[OutboxNew] = []
+        if study.state is not State.UNSUITABLE and any(HEATMAP in d.send for d in targets):
+            shown = self._build_maps(study, maps)
+        built: dict[tuple[str, bool], OutboxNew] = {}
+        reports: list[OutboxNew] = []
+        heatmaps: list[OutboxNew] = []
         for target in targets:
             sop_class_uid = negotiate(target) or COMPREHENSIVE_3D_SR
-            if sop_class_uid not in built:
-                built[sop_class_uid] = self._build(study, target.name, sop_class_uid)
-            rows.append(_addressed(built[sop_class_uid], target.name))
-        return rows or [self._build(study, "", COMPREHENSIVE_3D_SR)]
+            own = shown if HEATMAP in target.send else []
+            key = (sop_class_uid, bool(own))
+            if key not in built:
+                built[key] = self._build(study, target.name, sop_class_uid, own)
+            reports.append(_addressed(built[key], target.name))
+            heatmaps.extend(_addressed(row, target.name) for row in own)
+        return [*reports, *heatmaps] or [self._build(study, "", COMPREHENSIVE_3D_SR)]
 
     def rebuild(self, item: OutboxItem, sop_class_uid: str) -> OutboxNew:
-        """Build the same result as another SR class, for a destination that turned out to refuse the first one."""
+        """Build the same result as another SR class, for a destination that turned out to refuse the first one.
+
+        Raises
+        ------
+        ReportError
+            If the item is no report: a map has one form only.
+        """
+        if item.kind != SR:
+            raise ReportError("a relevance map cannot be sent as a report")
         study = self._ledger.study_by_id(item.study_id)
         if study is None:
             raise NotFoundError(f"no study {item.study_id} in the ledger")
-        return self._build(study, item.destination, sop_class_uid)
+        shown = [
+            OutboxNew(row.destination, row.kind, row.sop_class_uid, row.sop_instance_uid, row.digest)
+            for row in self._ledger.outbox_of(study.id)
+            if row.kind == HEATMAP and row.destination == item.destination
+        ]
+        return self._build(study, item.destination, sop_class_uid, shown)
 
-    def _build(self, study: Study, destination: str, sop_class_uid: str) -> OutboxNew:
+    def _build(self, study: Study, destination: str, sop_class_uid: str, maps: Sequence[OutboxNew] = ()) -> OutboxNew:
+        evidence, result = self._statement(study)
+        report = build_report(
+            evidence,
+            result,
+            sop_class_uid=sop_class_uid,
+            previous=self._previous(study),
+            maps=[self._store.read(row.digest, stop_before_pixels=True) for row in maps],
+        )
+        return self._kept(report, destination, SR)
+
+    def _build_maps(self, study: Study, maps: Maps) -> list[OutboxNew]:
+        rows: list[OutboxNew] = []
+        try:
+            found = maps()
+            if found is None:
+                return []
+            relevance, backdrop = found
+            evidence, result = self._statement(study)
+            rows.append(self._kept(build_capture(evidence, result, relevance, backdrop), "", HEATMAP))
+            if backdrop.planes is not None:
+                parametric = build_parametric_map(evidence, result, relevance, backdrop.planes)
+                rows.append(self._kept(parametric, "", HEATMAP))
+        except Exception as exc:  # noqa: BLE001 - no map may ever delay or lose a report; what was built is sent
+            log.error("relevance_map_not_built", study=study.id, built=len(rows), error=type(exc).__name__)
+        return rows
+
+    def _kept(self, ds: Dataset, destination: str, kind: str) -> OutboxNew:
+        digest = self._store.put_bytes(encode(ds))
+        return OutboxNew(destination, kind, str(ds.SOPClassUID), str(ds.SOPInstanceUID), digest)
+
+    def _statement(self, study: Study) -> tuple[list[Dataset], ReportInput]:
+        """Return the headers of what was scored (or declined), and what is to be said about it."""
         sources = self._ledger.sources_of(study.id) or self._images_of(study)
         if not sources:
             raise ReportError("the study has no image that a report could refer to")
@@ -82,9 +150,7 @@ class Publisher:
             station=self._config.listen.ae_title,
             created_at=datetime.now(UTC),
         )
-        report = build_report(evidence, result, sop_class_uid=sop_class_uid, previous=self._previous(study))
-        digest = self._store.put_bytes(encode(report))
-        return OutboxNew(destination, "sr", sop_class_uid, str(report.SOPInstanceUID), digest)
+        return evidence, result
 
     def _images_of(self, study: Study) -> list[Instance]:
         return [instance for instance in self._ledger.instances_of(study.id) if instance.scorable]

@@ -1,7 +1,8 @@
 """The node-side tasks: a study's objects → model input (queue ``prepare``); a score → SR (queue ``report``)."""
 
 from collections.abc import Callable
-from functools import wraps
+from dataclasses import replace
+from functools import partial, wraps
 from typing import Any
 
 import structlog
@@ -12,14 +13,16 @@ from triage.config import Configuration
 from triage.deliver import Negotiator
 from triage.dispatch import LEASE_S, Doorbell
 from triage.errors import NotScoredError, TriageError
-from triage.ledger import Ledger, Study, open_ledger
-from triage.messages import Score, Stage
-from triage.publish import Publisher
+from triage.ledger import Ledger, State, Study, open_ledger
+from triage.messages import Relevance, Score, Stage
+from triage.pictures import Backdrop
+from triage.publish import HEATMAP, Publisher
 from triage.rank import suggested_priority
 from triage.store import ObjectStore
 from triage.transport import PREPARE_TASK, REFUSED_TASK, REPORT_TASK, SCORED_TASK, Pulse
 from triage.worktray import WorkTray
 from workers.images import Source, prepare
+from workers.images.backdrop import backdrop
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +59,7 @@ class NodeTasks:
             if bundle is not None:
                 self._bundles[modality] = bundle
         self._report_not_scored = any("not_scored" in d.send for d in config.destination)
+        self._maps_wanted = any(HEATMAP in d.send for d in config.destination)
 
     def prepare(self, job_id: int, fence: int) -> None:
         """Choose the series, gate it, and make the model's input of a study."""
@@ -73,15 +77,31 @@ class NodeTasks:
         self._doorbell.ring(Stage.SCORE)
         self._doorbell.ring(Stage.REPORT)
 
-    def scored(self, job_id: int, fence: int, wire: dict[str, Any]) -> None:
-        """Take a score in, then report it."""
+    def scored(self, job_id: int, fence: int, wire: dict[str, Any], relevance: dict[str, Any] | None = None) -> None:
+        """Take a score in, and perhaps a relevance map, then report it."""
         score = Score.from_wire(wire)
         priority = suggested_priority(score.percentile, self._config.rank) if not score.not_scored else None
+        if relevance is not None:
+            self._keep_map(job_id, relevance)  # before the report can begin
         job = self._ledger.scored(job_id, fence, score, priority, report_not_scored=self._report_not_scored)
         if job is not None:
             self._tray.drop(job.study_id)
+        elif relevance is not None:
+            self._forget_late_map(job_id)
         self._doorbell.ring(Stage.REPORT)
         self._doorbell.ring(Stage.SCORE)
+
+    def _keep_map(self, job_id: int, wire: dict[str, Any]) -> None:
+        try:
+            self._tray.put_relevance(self._ledger.job(job_id).study_id, Relevance.from_wire(wire))
+        except Exception as exc:  # noqa: BLE001 - a score is never lost with its map
+            log.error("relevance_map_lost", job=job_id, error=type(exc).__name__)
+
+    def _forget_late_map(self, job_id: int) -> None:
+        """Drop the map of a stale score, unless the same study's report is still to come: it is the same map."""
+        study = self._ledger.study_by_id(self._ledger.job(job_id).study_id)
+        if study.state is not State.SCORED:
+            self._tray.drop_relevance(study.id)
 
     def refused(self, job_id: int, fence: int, error: str) -> None:
         """Take note that a score worker could not score; the job is tried again and in the end fails visibly."""
@@ -94,17 +114,29 @@ class NodeTasks:
             if study is None:
                 return
             try:
-                rows = self._publisher.publish(study, self._negotiator)
-                self._ledger.reported(job_id, fence, rows)
+                rows = self._publisher.publish(study, self._negotiator, partial(self._map_of, study))
+                if self._ledger.reported(job_id, fence, rows):
+                    self._tray.drop_relevance(study.id)
             except Exception as exc:  # noqa: BLE001 - as above
                 self._give_back(study, job_id, fence, exc)
+
+    def _map_of(self, study: Study) -> tuple[Relevance, Backdrop] | None:
+        """Return a study's map and the images to show it on, decoded once more."""
+        relevance = self._tray.get_relevance(study.id)
+        if relevance is None:
+            log.warning("no_relevance_map", study=study.id)
+            return None
+        instances = self._ledger.sources_of(study.id)
+        modality = "BCT" if any(instance.modality == "CT" for instance in instances) else "CXR"
+        sources = [Source(instance.sop_instance_uid, self._store.path(instance.digest)) for instance in instances]
+        return relevance, backdrop(sources, modality, relevance, self._bundles[modality].preprocessing)
 
     def _prepare(self, study: Study, job_id: int, fence: int) -> None:
         instances = [instance for instance in self._ledger.instances_of(study.id) if instance.scorable]
         sources = [Source(instance.sop_instance_uid, self._store.path(instance.digest)) for instance in instances]
         grids = {modality: bundle.preprocessing for modality, bundle in self._bundles.items()}
         prepared = prepare(sources, grids)
-        self._tray.put(study.id, prepared.model_input)
+        self._tray.put(study.id, replace(prepared.model_input, relevance=self._maps_wanted))
         self._ledger.prepared(job_id, fence, self._bundles[prepared.modality].digest, prepared.sources)
 
     def _give_back(self, study: Study, job_id: int, fence: int, exc: Exception) -> None:

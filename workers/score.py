@@ -1,4 +1,6 @@
-"""The score task: a job number, a bundle digest and an image in; two log densities out. It knows no patient.
+"""The score task: a job number, a bundle digest and an image in; two log densities out, and a map where wanted.
+
+It knows no patient.
 
 This process reaches the broker and the bundles, nothing else: no ledger, no object store, no DICOM network
 (enforced by an import contract).
@@ -13,9 +15,10 @@ from celery import Celery
 from triage.bundles import find_bundle
 from triage.config import Configuration
 from triage.errors import BundleError
-from triage.messages import ModelInput, Score, Stage
+from triage.messages import ModelInput, Relevance, Score, Stage
 from triage.transport import REFUSED_TASK, SCORE_TASK, SCORED_TASK, Pulse, send
 from workers.flows.engine import Engine
+from workers.flows.relevance import Mapper
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +52,8 @@ def make_task(app: Celery, engines: dict[str, Engine], pulse: Pulse) -> Callable
     def run(job_id: int, fence: int, bundle_digest: str, wire: dict[str, Any]) -> None:
         with pulse.busy(Stage.SCORE, job_id):
             try:
-                score = score_one(engines, bundle_digest, ModelInput.from_wire(wire))
+                model_input = ModelInput.from_wire(wire)
+                score = score_one(engines, bundle_digest, model_input)
             except (BundleError, ValueError) as exc:
                 log.error("score_refused", job=job_id, error=str(exc))
                 send(app, REFUSED_TASK, job_id, fence, str(exc))
@@ -59,9 +63,26 @@ def make_task(app: Celery, engines: dict[str, Engine], pulse: Pulse) -> Callable
                 send(app, REFUSED_TASK, job_id, fence, f"the score worker broke: {type(exc).__name__}")
                 return
             log.info("scored", job=job_id, model_time_s=round(score.model_time_s, 3))
-            send(app, SCORED_TASK, job_id, fence, score.to_wire())
+            relevance = None
+            if model_input.relevance and not score.not_scored:
+                relevance = map_one(engines[bundle_digest], model_input)
+            found = [] if relevance is None else [relevance.to_wire()]
+            send(app, SCORED_TASK, job_id, fence, score.to_wire(), *found)
 
     return run
+
+
+def map_one(engine: Engine, model_input: ModelInput) -> Relevance | None:
+    """Return the relevance map of a scored input; None if its bundle makes none, or if anything goes wrong.
+
+    A score must never wait for a map, nor be lost with it.
+    """
+    try:
+        mapper = Mapper.load(engine.bundle, engine.posterior, engine.classifier)
+        return mapper(model_input.pixels) if mapper is not None else None
+    except Exception as exc:  # noqa: BLE001 - as said
+        log.error("relevance_map_failed", bundle=engine.bundle.name, error=type(exc).__name__)
+        return None
 
 
 def score_one(engines: dict[str, Engine], bundle_digest: str, model_input: ModelInput) -> Score:

@@ -9,6 +9,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from tests.support.maps import backdrop, chest, relevance, slices
 from tests.support.peers import find_program, missing
 from tests.support.reports import (
     CR,
@@ -21,7 +22,7 @@ from tests.support.reports import (
     score,
     unpack_collection,
 )
-from triage.report import ReportInput, build_report, encode
+from triage.report import ReportInput, build_capture, build_parametric_map, build_report, encode
 from triage.sop_classes import SR_CLASSES
 
 KINDS = {
@@ -61,11 +62,11 @@ def run(*command: str | Path) -> str:
 
 
 def errors_of(report: Dataset, folder: Path) -> list[str]:
-    """Return the errors that dciodvfy finds in a report."""
+    """Return the errors that dciodvfy finds in a result of ours."""
     path = folder / "report.dcm"
     path.write_bytes(encode(report))
     said = run(tool("dciodvfy"), path)
-    assert {"Comprehensive3DSR", "ComprehensiveSR", "EnhancedSR"} & set(said.split()), said
+    assert {"Comprehensive3DSR", "ComprehensiveSR", "EnhancedSR", "SCImage", "ParametricMap"} & set(said.split()), said
     return [line for line in said.splitlines() if line.startswith("Error")]
 
 
@@ -82,6 +83,23 @@ def test_no_errors_in_a_revision(what: ReportInput, sop_class_uid: str, tmp_path
     first = build_report([header(DX)], result(), sop_class_uid=sop_class_uid)
     second = build_report([header(DX)], what, sop_class_uid=sop_class_uid, previous=first)
     assert errors_of(second, tmp_path) == []
+
+
+@pytest.mark.parametrize("images", [chest(CR), chest(DX, PatientOrientation=["L", "F"])], ids=["cr", "dx"])
+def test_no_errors_in_a_chests_map_and_the_report_that_names_it(images: list[Dataset], tmp_path: Path) -> None:
+    capture = build_capture(images, result(), relevance((32, 32)), backdrop(images))
+    assert errors_of(capture, tmp_path) == []
+    for sop_class_uid in SR_CLASSES:
+        assert errors_of(build_report(images, result(), sop_class_uid=sop_class_uid, maps=[capture]), tmp_path) == []
+
+
+def test_no_errors_in_a_heads_maps_and_the_report_that_names_them(tmp_path: Path) -> None:
+    images, what, shown = slices(), result(modality="BCT"), relevance((4, 16, 16))
+    place = backdrop(images, 4)
+    assert place.planes is not None
+    maps = [build_capture(images, what, shown, place), build_parametric_map(images, what, shown, place.planes)]
+    for ds in [*maps, build_report(images, what, maps=maps)]:
+        assert errors_of(ds, tmp_path) == []
 
 
 def test_the_validator_sees_faults(tmp_path: Path) -> None:

@@ -9,11 +9,10 @@ from workers.flows.bijections import (
     ActNorm,
     AffineCoupling,
     EdgeConvolution,
+    Level,
     LUConvolution,
     Options,
     PlainConvolution,
-    SplitPrior,
-    Level,
     Squeeze,
     Step,
 )

@@ -134,9 +134,19 @@ class Destination(Section):
     port: Port
     ae_title: AETitle
     storage_commitment: bool = Field(True, description="ask for proof by storage commitment; else by C-FIND")
-    send: tuple[Literal["sr", "not_scored"], ...] = Field(
-        ("sr",), description='what it gets: "sr" results; "not_scored" adds SRs that say why a study has no score'
+    send: tuple[Literal["sr", "not_scored", "heatmap"], ...] = Field(
+        ("sr",),
+        description='what it gets: "sr" results; "not_scored" adds SRs that say why a study has no score; "heatmap" '
+        "adds relevance maps, off by default: triage must not direct attention to a part of an image, and a map that "
+        "does argues for another kind of device (21 CFR 892.2070: a CADe is not for triage). Research only",
     )
+
+    @field_validator("send")
+    @classmethod
+    def _no_map_without_a_report(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "heatmap" in value and "sr" not in value:
+            raise ValueError('"heatmap" needs "sr": a relevance map is never sent without its report')
+        return value
 
 
 class Rank(Section):

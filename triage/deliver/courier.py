@@ -126,6 +126,9 @@ class Courier:
         """Return the item with its object, rebuilt if need be; None if it cannot be sent now."""
         try:
             if not accepts(assoc, item.sop_class_uid):
+                if item.kind != "sr":
+                    self._give_up(item)
+                    return None
                 item = self._rebuilt(assoc, item)
             return Parcel(item, self._means.store.read(item.digest))
         except NotFoundError as exc:
@@ -136,6 +139,12 @@ class Courier:
         except TriageError as exc:
             self._put_off(item, Outcome.FAILED, exc.message)
         return None
+
+    def _give_up(self, item: OutboxItem) -> None:
+        """Drop an addition that the destination cannot take, so that it doesn't keep its study from being delivered."""
+        name, uid = self.destination.name, item.sop_class_uid
+        log.warning("not_accepted", item=item.id, destination=name, sop_class=uid)
+        self._ledger.outbox_discard(item.id, "deliver")
 
     def _rebuilt(self, assoc: Association, item: OutboxItem) -> OutboxItem:
         best = accepted_class(assoc)

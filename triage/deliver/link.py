@@ -13,7 +13,7 @@ from pynetdicom.presentation import PresentationContext
 from triage.config.schema import Destination
 from triage.deliver.policy import DeliveryPolicy
 from triage.errors import DeliveryError
-from triage.sop_classes import SR_CLASSES
+from triage.sop_classes import MAP_CLASSES, SR_CLASSES
 
 VERIFICATION = "1.2.840.10008.1.1"
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
@@ -35,13 +35,13 @@ def report_contexts() -> list[PresentationContext]:
 
 
 def delivery_contexts() -> list[PresentationContext]:
-    """Return what delivery proposes: SR storage, storage commitment, C-FIND.
+    """Return what delivery proposes: SR storage, the maps' storage, storage commitment, C-FIND.
 
     Verification is among them because an association without any accepted context is aborted, and then nobody
     could tell a PACS that takes no SR from one that is broken.
     """
     syntaxes: list[str | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-    others = (STORAGE_COMMITMENT, STUDY_ROOT_FIND, VERIFICATION)
+    others = (*MAP_CLASSES, STORAGE_COMMITMENT, STUDY_ROOT_FIND, VERIFICATION)
     return [*report_contexts(), *(build_context(uid, syntaxes) for uid in others)]
 
 

@@ -40,6 +40,7 @@ def build_report(
     *,
     sop_class_uid: str = COMPREHENSIVE_3D_SR,
     previous: Dataset | None = None,
+    maps: Sequence[Dataset] = (),
 ) -> Dataset:
     """Build the Structured Report of one study revision.
 
@@ -54,6 +55,8 @@ def build_report(
         One of `SR_CLASSES`.
     previous : pydicom.dataset.Dataset, optional
         The report of an earlier revision, named in Predecessor Documents Sequence (0040,A360).
+    maps : sequence of pydicom.dataset.Dataset
+        Objects of `triage.report.map_objects` that this report refers to.
 
     Returns
     -------
@@ -80,23 +83,23 @@ def build_report(
         tracking_uid=derived_uid(study, "tracking", result.modality),
         device_uid=device_uid,
         inputs_hash=inputs_hash,
+        maps=maps,
     )
+    stated = "|".join([result.statement, *(str(ds.SOPInstanceUID) for ds in maps)])
     try:
         report = _CONSTRUCTORS[sop_class_uid](
-            evidence=[_without_identity(ds) for ds in sources],
+            evidence=[without_identity(ds) for ds in [*sources, *(as_evidence(maps) if maps else ())]],
             content=content[0],
             series_instance_uid=derived_uid(study, "series", algorithm.name, algorithm.digest, __version__),
             series_number=SERIES_NUMBER[result.modality],
-            sop_instance_uid=derived_uid(
-                study, result.revision, algorithm.digest, sop_class_uid, inputs_hash, result.statement
-            ),
+            sop_instance_uid=derived_uid(study, result.revision, algorithm.digest, sop_class_uid, inputs_hash, stated),
             instance_number=result.revision,
             previous_versions=None if previous is None else [previous],
             **_document_attributes(result),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
         raise ReportError("no Structured Report can be built from these source instances") from exc
-    return _finished(report, sources[0], result)
+    return finished(report, sources[0], result)
 
 
 def encode(report: Dataset) -> bytes:
@@ -127,11 +130,11 @@ def _document_attributes(result: ReportInput) -> dict[str, Any]:
         "content_date": created.date(),
         "content_time": created.time(),
         "coding_schemes": [codes.coding_scheme()],
-        "contributing_equipment": [_equipment(result)],
+        "contributing_equipment": [contributing_equipment(result)],
     }
 
 
-def _equipment(result: ReportInput) -> ContributingEquipment:
+def contributing_equipment(result: ReportInput) -> ContributingEquipment:
     """Return the algorithm as contributing equipment, a new Device UID for each version of the model."""
     algorithm = result.algorithm
     item = ContributingEquipment(
@@ -144,7 +147,7 @@ def _equipment(result: ReportInput) -> ContributingEquipment:
     return item
 
 
-def _without_identity(source: Dataset) -> Dataset:
+def without_identity(source: Dataset) -> Dataset:
     """Blank what highdicom would check: identifiers are put in afterwards exactly as the images have them."""
     copy = Dataset()
     copy.update({element.tag: element for element in source if element.keyword not in IDENTITY})
@@ -153,8 +156,8 @@ def _without_identity(source: Dataset) -> Dataset:
     return copy
 
 
-def _finished(report: Dataset, source: Dataset, result: ReportInput) -> Dataset:
-    """Return the document as a plain data set, with the identifiers, and without placeholders."""
+def finished(report: Dataset, source: Dataset, result: ReportInput) -> Dataset:
+    """Return an object of ours as a plain data set, with the images' identifiers, and without placeholders."""
     ds = Dataset()
     ds.update(report)
     ds.file_meta = report.file_meta
@@ -165,5 +168,7 @@ def _finished(report: Dataset, source: Dataset, result: ReportInput) -> Dataset:
         ds.InstanceCreationTime = ds.ContentTime
         for equipment in ds.ContributingEquipmentSequence:
             equipment.pop("ContributionDateTime", None)
+        if "DateOfSecondaryCapture" in ds:
+            ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
     without_failed_values(ds)
     return ds

@@ -26,6 +26,8 @@ ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 IMAGING_FINDING = Code("365853002", "SCT", "Imaging finding")
 PERCENTILE_RANKING = Code("121415", "DCM", "Percentile Ranking of measurement")
 MEASUREMENT_FAILURE = Code("114006", "DCM", "Measurement failure")
+SALIENCY = Code("130404", "DCM", "Saliency")
+ILLUSTRATION = Code("121200", "DCM", "Illustration of ROI")
 NO_UNITS = Code("1", "UCUM", "no units")
 PERCENT = Code("%", "UCUM", "Percent")
 

@@ -72,6 +72,23 @@ def is_image(ds: Dataset) -> bool:
     return "Rows" in ds and ds.Modality not in _NOT_IMAGES
 
 
+def lossy_compression(images: Sequence[Dataset]) -> Dataset:
+    """Return the Lossy Image Compression attributes of what is derived from these images.
+
+    References
+    ----------
+    PS3.3 section C.7.6.1.1.5: once lossy, always lossy.
+    """
+    ds = Dataset()
+    ds.LossyImageCompression = "00"
+    for image in images:
+        if str(image.get("LossyImageCompression", "")) == "01":
+            wanted = {"LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"}
+            ds.update({element.tag: element for element in image if element.keyword in wanted and element.value})
+            break
+    return ds
+
+
 def study_attributes(image: Dataset) -> Dataset:
     """Return the Patient and Study attributes of a report about this image, every Type 2 one present."""
     ds = Dataset()

@@ -22,7 +22,13 @@ from triage.report.result import Algorithm, ReportInput
 
 
 def content_tree(
-    evidence: Sequence[Dataset], result: ReportInput, *, tracking_uid: str, device_uid: str, inputs_hash: str
+    evidence: Sequence[Dataset],
+    result: ReportInput,
+    *,
+    tracking_uid: str,
+    device_uid: str,
+    inputs_hash: str,
+    maps: Sequence[Dataset] = (),
 ) -> sr.MeasurementReport:
     """Return the report's content.
 
@@ -38,12 +44,14 @@ def content_tree(
         Device Observer UID (121012,DCM).
     inputs_hash : str
         SHA-256 over the sorted SOP Instance UIDs, hexadecimal.
+    maps : sequence of pydicom.dataset.Dataset
+        Images that show where: named in the group, but no sources of it.
     """
     images = [ds for ds in evidence if is_image(ds)]
     report = sr.MeasurementReport(
         sr.ObservationContext(observer_device_context=_observer(result, device_uid)),
         (codes.UNKNOWN_PROCEDURE if result.is_declined else codes.PROCEDURE)[result.modality],
-        [_group(images, result, tracking_uid, inputs_hash)],
+        [_group(images, result, tracking_uid, inputs_hash, maps)],
         title=codes.IMAGING_MEASUREMENT_REPORT,
     )
     if images:
@@ -82,7 +90,7 @@ def _observer(result: ReportInput, device_uid: str) -> sr.ObserverContext:
 
 
 def _group(
-    images: Sequence[Dataset], result: ReportInput, tracking_uid: str, inputs_hash: str
+    images: Sequence[Dataset], result: ReportInput, tracking_uid: str, inputs_hash: str, maps: Sequence[Dataset]
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     algorithm = result.algorithm
     site = sr.FindingSite(anatomic_location=codes.FINDING_SITE[result.modality])
@@ -96,6 +104,15 @@ def _group(
         qualitative_evaluations=_evaluations(result),
         source_images=[sr.SourceImageForMeasurementGroup(ds.SOPClassUID, ds.SOPInstanceUID) for ds in images],
     )
+    for ds in maps:
+        group[0].ContentSequence.append(
+            sr.ImageContentItem(
+                codes.ILLUSTRATION,
+                ds.SOPClassUID,
+                ds.SOPInstanceUID,
+                relationship_type=RelationshipTypeValues.CONTAINS,
+            )
+        )
     if result.not_scored:
         group[0].ContentSequence.append(
             sr.TextContentItem(codes.REASON_NOT_SCORED, result.not_scored, RelationshipTypeValues.CONTAINS)

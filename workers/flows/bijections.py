@@ -108,7 +108,8 @@ class InvertibleConvolution(nn.Module):
 
 def _random_rotation(channels: int, generator: torch.Generator) -> Tensor:
     noise = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(noise)[0]
+    rotation: Tensor = torch.linalg.qr(noise)[0]
+    return rotation
 
 
 class LUConvolution(InvertibleConvolution):

@@ -89,6 +89,11 @@ class FoldedLevel:
     kernel: tuple[int, int, int]
 
     @property
+    def width(self) -> int:
+        """Hidden channels of the coupling nets."""
+        return self.steps[0].conv2.shape[1]
+
+    @property
     def taps(self) -> int:
         """Weights of a kernel per pair of channels: 9 or 27."""
         return math.prod(self.kernel)
@@ -208,7 +213,7 @@ def _fold_step(step: Step, size: tuple[int, ...], kernel: tuple[int, int, int]) 
 
 
 def _border_vectors(weight: Tensor, size: tuple[int, ...]) -> dict[Border, Tensor]:
-    """Return what the padding adds at each kind of border site that a map of ``size`` has; weight is (C', kz, ky, kx)."""
+    """Return what the padding adds at each kind of border site in a map of ``size``; weight is (C', kz, ky, kx)."""
     kinds = itertools.product(*(border_states(n, k) for n, k in zip(size, weight.shape[1:], strict=True)))
     borders = [tuple(kind for kind, _ in border) for border in kinds]
     return {border: _padding_share(weight, border) for border in borders if any(map(any, border))}

@@ -23,7 +23,7 @@ from torch import Tensor
 from workers.flows.bijections import Level, SplitPrior
 from workers.flows.fold import FoldedLevel, fold_level
 from workers.flows.glow import Glow, grey_cell
-from workers.flows.strips import CHUNK_SITES, Workers, one_thread_each, run_steps
+from workers.flows.strips import Workers, chunk_sites, one_thread_each, run_steps
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class FusedFlows:
         lanes, channels, *size = z.shape
         blocks = z.reshape(lanes, channels, *(m for n, s in zip(size, level.size, strict=True) for m in (s, n // s)))
         squeezed = blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(lanes, channels * (4 if planes else 8), *level.size)
-        at_once = max(1, CHUNK_SITES[z.device.type] // math.prod(level.size))
+        at_once = max(1, chunk_sites(level.width, z.device) // math.prod(level.size))
         found = []
         for start in range(0, lanes, at_once):
             part = squeezed[start : start + at_once]

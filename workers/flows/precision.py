@@ -68,8 +68,8 @@ def gate_images(bundle: Bundle, *, drawn: int = DRAWN) -> Tensor:
 def log_ratios(bundle: Bundle, x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return log p(x) - log p(x|normal) of images, (N,), float64, nats."""
     parts = FusedFlows(load_flows(bundle, device), dtype=dtype).parts(x.to(device))
-    normal, mixture = parts.log_density.sum(2).cpu()
-    return mixture - normal
+    log_density = parts.log_density.sum(2).cpu()
+    return log_density[1] - log_density[0]
 
 
 def check_precision(
@@ -104,3 +104,16 @@ def require_precision(bundle: Bundle, device: torch.device, precision: Precision
             f"{device}, {GATE_NATS} are allowed",
             remedy='set worker.precision to "float32"',
         )
+
+
+def device_error(bundle: Bundle, device: torch.device, precision: Precision, *, drawn: int = DRAWN) -> float:
+    """Return how far ``device``'s log ratio is from the CPU's in the same precision, nats; infinite if not finite.
+
+    Raises
+    ------
+    BundleError
+        If the weights don't load.
+    """
+    x, dtype = gate_images(bundle, drawn=drawn), DTYPES[precision]
+    there, here = (log_ratios(bundle, x, dtype, place) for place in (device, torch.device("cpu")))
+    return float((there - here).abs().nan_to_num(torch.inf).max())

@@ -1,18 +1,18 @@
 """Finds the part of a radiograph that holds the patient: collimation, frames and padding are cut off."""
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from workers.images.pixels import Floats, Mask
 
-#: A line belongs to the border if no more than this share of it differs from the border's grey: so a frame that is
-#: turned by a few degrees is cut at the middle of its slanted edge, not at its corner.
+#: A line belongs to the border if it differs from the border's grey in no more than this share of what the fullest line
+#: does: so a frame that is turned by a few degrees is cut near the middle of its slanted edge, not at its corner.
 MAX_CONTENT_IN_BORDER = 0.2
 #: Greys this close to the darkest or brightest, as a share of the range, count as black or white.
 TOLERANCE = 0.02
-#: Noise widens the tolerance by so many standard deviations.
+#: Noise widens the tolerance by so many standard deviations, up to this share of the range.
 NOISE_DEVIATIONS = 3.5
+MAX_TOLERANCE = 0.1
 #: What differs from the border's grey in pieces smaller than this share of the picture is a letter or marker.
 MIN_PIECE = 0.03
 #: Frames can lie in one another (a white edge around a black one); deeper nests aren't borders.
@@ -56,7 +56,8 @@ def _cut(grey: Floats, blank: Mask, box: Box, *, bright: bool) -> Box:
     top, bottom, left, right = box
     picture, none = grey[top:bottom, left:right], blank[top:bottom, left:right]
     low, high = (float(v) for v in np.percentile(picture[::2, ::2], (0.05, 99.95)))
-    tolerance = max(TOLERANCE * (high - low), NOISE_DEVIATIONS * _noise(picture, low, high))
+    noise = NOISE_DEVIATIONS * _noise(picture, low, high)
+    tolerance = float(np.clip(noise, TOLERANCE * (high - low), MAX_TOLERANCE * (high - low)))
     flat = picture >= high - tolerance if bright else picture <= low + tolerance
     inside = _pieces(~(flat | none))
     rows, columns = _content(inside, axis=1), _content(inside, axis=0)
@@ -91,7 +92,10 @@ def _pieces(inside: Mask) -> Mask:
 
 
 def _content(inside: Mask, axis: int) -> tuple[int, int] | None:
-    """Return the first and one past the last line along an axis that isn't border, None if all lines are."""
-    share: npt.NDArray[np.float64] = inside.mean(axis=axis)
-    lines = np.flatnonzero(share > MAX_CONTENT_IN_BORDER)
+    """Return the first and one past the last line along an axis that isn't border, None if all lines are.
+
+    Lines are held against the fullest one, whose content doesn't depend on the border's width.
+    """
+    count = inside.sum(axis=axis)
+    lines = np.flatnonzero(count > MAX_CONTENT_IN_BORDER * count.max())
     return (int(lines[0]), int(lines[-1]) + 1) if lines.size else None

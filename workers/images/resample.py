@@ -84,6 +84,27 @@ def _head_mask(volume: Volume) -> npt.NDArray[np.bool_]:
     return head
 
 
+def grid_affine(frame: HeadFrame, grid: Grid) -> tuple[Vector, Vector]:
+    """Return where the model's grid lies: centre of voxel (i, j, k) = start + step @ (i, j, k), LPS, mm.
+
+    i counts columns, j rows, k slices.
+
+    Returns
+    -------
+    start : numpy.ndarray
+        float64, shape (3,).
+    step : numpy.ndarray
+        float64, shape (3, 3).
+    """
+    size, spacing = grid.size, np.array(grid.spacing_mm or (4.0, 1.72, 1.72))
+    start = np.array([
+        frame.centre[0] - spacing[2] * (size[2] - 1) / 2,
+        frame.centre[1] - spacing[1] * (size[1] - 1) / 2,
+        frame.top + HEADROOM_MM - spacing[0] * (size[0] - 0.5),
+    ])  # fmt: skip
+    return frame.axes.T @ start, frame.axes.T @ np.diag(spacing[::-1])
+
+
 def on_grid(volume: Volume, frame: HeadFrame, grid: Grid) -> npt.NDArray[np.uint8]:
     """Resample the volume to the model's grid: head in the middle, its top just below the upper edge.
 
@@ -102,20 +123,13 @@ def on_grid(volume: Volume, frame: HeadFrame, grid: Grid) -> npt.NDArray[np.uint
         uint8, shape (D, H, W), 0 to 127; slices inferior to superior, rows front to back, columns from the
         patient's right to left. Outside the volume it is 0 (air).
     """
-    size, spacing = grid.size, np.array(grid.spacing_mm or (4.0, 1.72, 1.72))
+    size = grid.size
     itk = sitk.GetImageFromArray(volume.values)  # index space: spacing 1, origin 0
     target = sitk.Image(size[2], size[1], size[0], sitk.sitkFloat32)
-    # centre of voxel (i, j, k) = start + step @ (i, j, k), in mm along left, back, head
-    start = np.array([
-        frame.centre[0] - spacing[2] * (size[2] - 1) / 2,
-        frame.centre[1] - spacing[1] * (size[1] - 1) / 2,
-        frame.top + HEADROOM_MM - spacing[0] * (size[0] - 0.5),
-    ])  # fmt: skip
-    step = np.diag(spacing[::-1])
+    start, step = grid_affine(frame, grid)
     to_index = np.linalg.inv(volume.affine[:, :3])
-    to_patient = frame.axes.T
     transform = sitk.AffineTransform(3)
-    transform.SetMatrix((to_index @ to_patient @ step).ravel().tolist())
-    transform.SetTranslation((to_index @ (to_patient @ start - volume.affine[:, 3])).tolist())
+    transform.SetMatrix((to_index @ step).ravel().tolist())
+    transform.SetTranslation((to_index @ (start - volume.affine[:, 3])).tolist())
     moved = sitk.Resample(itk, target, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
     return np.clip(np.round(sitk.GetArrayFromImage(moved)), 0, TOP).astype(np.uint8)

@@ -1,5 +1,6 @@
 """What goes into and comes out of `workers.images.prepare`."""
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from triage.messages import ModelInput
 
 CXR = "CXR"
 BCT = "BCT"
+
+#: pydicom documents no closed list of what a malformed file raises; these are what its parser lets through.
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, zlib.error)
 
 
 class Grid(Protocol):
@@ -71,7 +75,16 @@ class Source:
         try:
             ds = pydicom.dcmread(self.path, stop_before_pixels=stop_before_pixels, force=True)
         # pydicom documents no closed list of what a malformed file raises; these are what its parser lets through.
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as exc:
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            NotImplementedError,
+            zlib.error,
+        ) as exc:
             raise NotScoredError("the image file cannot be read") from exc
         if "TransferSyntaxUID" not in ds.file_meta:
             ds.file_meta.TransferSyntaxUID = _encoding_as_read(ds)

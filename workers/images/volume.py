@@ -77,7 +77,7 @@ def load_volume(stack: Stack, grid: Grid) -> Volume:
     shrink = [max(1, int(target / pixel + 1e-6)) for target, pixel in zip(finest, first.pixel_mm, strict=True)]
     counts = np.zeros(len(CLASS_EDGES_HU) + 1, dtype=np.int64)
     slices = []
-    reader = _Reader()
+    reader = SliceReader()
     for frame in stack.frames:
         hu = reader.hu(frame)
         counts += np.bincount(np.digitize(hu[::4, ::4].ravel(), CLASS_EDGES_HU), minlength=counts.size)
@@ -87,7 +87,7 @@ def load_volume(stack: Stack, grid: Grid) -> Volume:
     return Volume(values=values, affine=affine, up=stack.up, class_shares=counts / counts.sum())
 
 
-class _Reader:
+class SliceReader:
     """Reads slices in HU; an enhanced instance's file is parsed once for all its frames."""
 
     def __init__(self) -> None:

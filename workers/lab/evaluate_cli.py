@@ -2,24 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from triage.bundles import Bundle
 from triage.errors import ConfigurationError
 from triage.logs import configure_logging
-from workers.lab import rsna as challenge
-from workers.lab.evaluation.bootstrap import DRAWS
-from workers.lab.evaluation.cases import dicom_cases, find_cases
-from workers.lab.evaluation.figures import TITLES
-from workers.lab.evaluation.labels import Matched, match, read_labels
-from workers.lab.evaluation.report import Evaluation, digest_of
-from workers.lab.evaluation.report import evaluate as make_report
-from workers.lab.find import open_bundle
-from workers.lab.progress import counting
+
+if TYPE_CHECKING:  # imported when the command runs: other commands shall not wait for torch and matplotlib
+    from triage.bundles import Bundle
+    from workers.lab.evaluation.labels import Matched
 
 
 def evaluate(  # noqa: PLR0917 - Typer's options
@@ -45,7 +39,7 @@ def evaluate(  # noqa: PLR0917 - Typer's options
             help="Instead of --test and --labels: the test set that train --rsna DIR left alone.",
         ),
     ] = None,
-    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = DRAWS,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
 ) -> None:
@@ -58,10 +52,18 @@ def evaluate(  # noqa: PLR0917 - Typer's options
     Images that the gate refuses, or that are unlike anything the bundle was calibrated on, have no score: they are
     listed and left out of the AUC.
     """
+    from workers.lab.evaluation.cases import find_cases
+    from workers.lab.evaluation.labels import match, read_labels
+    from workers.lab.evaluation.report import Evaluation, digest_of
+    from workers.lab.evaluation.report import evaluate as make_report
+    from workers.lab.find import open_bundle
+    from workers.lab.progress import counting
+    from workers.lab.rsna import CLASSES
+
     configure_logging()
     found = open_bundle(ctx, bundle)
     if rsna:
-        matched, test, labels = _rsna(found, rsna), f"{rsna} (the paper's test set)", rsna / challenge.CLASSES
+        matched, test, labels = _rsna(found, rsna), f"{rsna} (the paper's test set)", rsna / CLASSES
     elif not test or labels is None:
         raise ConfigurationError("evaluate needs images and their labels", remedy="give --test DIR and --labels CSV")
     else:
@@ -86,7 +88,11 @@ def evaluate(  # noqa: PLR0917 - Typer's options
     typer.echo(f"report: {report / 'report.html'}")
 
 
-def _rsna(bundle: Bundle, folder: Path) -> Matched:
+def _rsna(bundle: "Bundle", folder: Path) -> "Matched":
+    from workers.lab import rsna as challenge
+    from workers.lab.evaluation.cases import dicom_cases
+    from workers.lab.evaluation.labels import match
+
     if bundle.modality != "CXR":
         raise ConfigurationError(f"--rsna holds chest radiographs; bundle {bundle.name} scores {bundle.modality}")
     sets = challenge.divide(challenge.read_rsna(folder))
@@ -96,7 +102,7 @@ def _rsna(bundle: Bundle, folder: Path) -> Matched:
     return match(challenge.labelled_test_rows(sets), cases, images)
 
 
-def _tell(matched: Matched) -> None:
+def _tell(matched: "Matched") -> None:
     """Say on standard error what the table and the folder don't share."""
     for number, what, names in (
         (len(matched.rows), "rows of the table name no image", matched.rows),
@@ -107,6 +113,8 @@ def _tell(matched: Matched) -> None:
 
 
 def _show(metrics: dict[str, Any]) -> None:
+    from workers.lab.evaluation.figures import TITLES
+
     table = Table(title="AUC [95 % interval]", title_justify="left")
     labels = metrics["labels"]
     table.add_column("estimator", overflow="fold")

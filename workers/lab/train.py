@@ -29,6 +29,7 @@ from workers.lab.fit import FlowGrid, Progress, Stage
 from workers.lab.fit_classifier import fit_classifier
 from workers.lab.golden import make_golden
 from workers.lab.image_set import ImageSet, share
+from workers.lab.maps import MIN_NORMALS, add_maps
 from workers.lab.parallel import current
 from workers.lab.presets import Preset, Schedule
 from workers.lab.rigour import write_record
@@ -194,9 +195,17 @@ def train(
         acquisition_auc=run.acquisition_auc,
     )
     bundle = _write(run, estimators, calibration, training, evaluate(measure, calibration))
+    bundle = add_maps(bundle, posterior, _normals_for_maps(run, normal), classifier=estimators.classifier)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     group.wait()
     return bundle
+
+
+def _normals_for_maps(run: Run, normal: Split) -> ImageSet:
+    """Return the normals by which relevance maps are standardised: unseen ones, or all where those are too few."""
+    # A run's own calibration images are unlabelled: they are no normals.
+    unseen = normal.valid if run.calibration else ImageSet.union([normal.valid, normal.calibration])
+    return unseen if len(unseen) >= MIN_NORMALS else ImageSet.union([normal.train, unseen])
 
 
 def _parts(sets: Split) -> tuple[ImageSet, ImageSet, ImageSet]:

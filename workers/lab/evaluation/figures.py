@@ -41,10 +41,10 @@ def shown(labels: Sequence[str]) -> list[str]:
     return [label for label in labels if label != ALL] if len(labels) == 2 else list(labels)
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: Figure, *, tight: bool = True) -> bytes:
     """Return a figure's PNG; the same figure gives the same bytes."""
     stream = BytesIO()
-    figure.savefig(stream, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(stream, format="png", dpi=110, bbox_inches="tight" if tight else None, metadata={"Software": None})
     return stream.getvalue()
 
 

@@ -12,6 +12,7 @@ from workers.lab.image_set import Pixels
 
 COUNT = 36
 COLUMNS = 6
+CELL_PIXELS, GAP, STRIP, DPI = 192, 8, 32, 110
 ABNORMAL_COLOUR = "#c04a00"
 
 
@@ -39,19 +40,25 @@ def sheet(images: Sequence[Pixels], captions: Sequence[str], colours: Sequence[s
         Of the captions.
     """
     pictures = [flat(image) for image in images]
-    columns = min(COLUMNS if images[0].ndim == 2 else 4, len(pictures))
+    columns = min(COLUMNS if images[0].ndim == 2 else COLUMNS // 2, len(pictures))
     rows = -(-len(pictures) // columns)
-    height, width = pictures[0].shape
-    cell = 1.75 if images[0].ndim == 2 else 2.8
-    figure = Figure(figsize=(cell * columns, (cell * height / width + 0.42) * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.ravel():
-        axes.axis("off")
+    factor = max(1, round(CELL_PIXELS / pictures[0].shape[1] * (1 if images[0].ndim == 2 else 2)))
+    height, width = (n * factor for n in pictures[0].shape)
     top = max(int(picture.max()) for picture in pictures) or 1
-    for number, (axes, picture) in enumerate(zip(grid.ravel(), pictures, strict=False)):
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=top, interpolation="nearest")
-        axes.set_title(_short(captions[number]), fontsize=7, color=colours[number] if colours else "black", pad=2)
-    return png(figure)
+    canvas = np.full((rows * (height + STRIP) + GAP, columns * (width + GAP) + GAP), 255, np.uint8)
+    figure = Figure(figsize=(canvas.shape[1] / DPI, canvas.shape[0] / DPI), dpi=DPI)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        y, x = row * (height + STRIP) + STRIP, column * (width + GAP) + GAP
+        bright = np.rint(picture.astype(np.float64) * (255 / top)).astype(np.uint8)
+        canvas[y : y + height, x : x + width] = np.kron(bright, np.ones((factor, factor), np.uint8))
+        line = colours[number] if colours else "black"
+        axes.text(x, y - 3, _short(captions[number]), fontsize=7, color=line, va="bottom", linespacing=1.1)
+    # One picture of the whole sheet: an axes for every image takes matplotlib seconds.
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    return png(figure, tight=False)
 
 
 def _short(caption: str) -> str:

@@ -10,6 +10,7 @@ from triage.bundles import Bundle
 from triage.errors import NotScoredError, TriageError
 from triage.messages import ModelInput
 from workers.flows.estimators import BundleEstimators
+from workers.flows.posterior import estimates as values_of
 from workers.lab.evaluation.labels import Labelled
 from workers.lab.image_set import Pixels
 
@@ -74,6 +75,7 @@ def score_images(
     refused: list[Refused] = []
     pixels: list[Pixels] = []
     rows: list[tuple[Scores, Scores, float]] = []
+    found: list[dict[str, float]] = []
     for image in images:
         try:
             grid = image.case.read()
@@ -86,12 +88,15 @@ def score_images(
             else:
                 kept.append(image)
                 pixels.append(grid)
-                rows.append((np.array(score.levels_normal), np.array(score.levels_mixture), score.percentile))
+                levels = np.array(score.levels_normal), np.array(score.levels_mixture)
+                rows.append((*levels, score.percentile))
+                cell, logit = estimators.engine.flows.cell, score.set_classifier
+                found.append(values_of(bundle.calibration, *levels, cell=cell, set_classifier=logit))
         advance()
     if not kept:
         reasons = "; ".join(dict.fromkeys(refusal.reason for refusal in refused))
         raise TriageError(f"none of the {len(refused)} labelled images could be scored: {reasons}")
     normal, mixture = (np.stack([row[part] for row in rows]) for part in (0, 1))
-    estimates = estimators(np.stack(pixels))
+    estimates = {name: np.array([row[name] for row in found]) for name in estimators.names}
     percentiles = np.array([row[2] for row in rows])
     return Scored(kept, np.stack(pixels), estimates, percentiles, mixture - normal, normal, refused)

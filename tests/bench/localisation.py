@@ -1,0 +1,292 @@
+"""Where: how well each kind of relevance map finds what is there, against chance and against where such things lie.
+
+CXR: soft lesions planted into normal chest X-rays of patients that no flow was trained on: pixel AUC over the image,
+the same within the lungs (where the place alone tells nothing), and the pointing game (is the highest pixel inside?).
+BCT: CT-ICH volumes with hemorrhage that no flow saw: AUC of slices within a volume, and whether the first slice shown
+has hemorrhage. Means over images or volumes with 95 % bootstrap intervals over patients. Raw, and standardised by the
+maps of normals that are neither tested nor trained on (BCT: not trained on).
+
+Baselines: noise; and for CXR the mean mask of other lesions, for BCT how often each slice of other patients bleeds.
+
+``python -m tests.bench.localisation [cxr|bct] [--json] [--models DIR]``, about ten minutes.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy import ndimage
+from scipy.stats import rankdata
+
+from tests.support.lesions import lungs, plant
+from tests.support.peers import shared
+from triage.bundles import MAPS, Bundle
+from triage.manifest import Preprocessing
+from workers.flows.engine import Engine
+from workers.flows.relevance import Mapper, Method, Standard
+from workers.images.backdrop import CONSPICUOUS_SHARE
+from workers.images.resample import grid_affine, head_frame, on_grid
+from workers.images.volume import Volume
+from workers.lab.image_set import ImageSet, share
+from workers.lab.images import load
+from workers.lab.maps import make_mapper
+from workers.lab.presets import find_preset
+from workers.lab.starter import BCT_TEST_ABNORMAL, BCT_TEST_NORMAL, RECIPES
+
+Maps = npt.NDArray[np.float64]
+Pixels = npt.NDArray[np.uint8]
+Figures = dict[str, dict[str, "Figure"]]
+
+TESTED, LESIONS_EACH = 120, 2
+PATCH, STRIDE = 24, 8
+
+CXR_KINDS = (
+    "ratio", "ratio.level1", "ratio.level2", "ratio.level3", "normal", "normal.level1", "normal.level2",
+    "normal.level3", "gradient", "gradient~2", "gradient_normal", "gradient_normal~1", "gradient_normal~2",
+    "difference", "difference~1", "difference~1.5", "difference~2",
+)  # fmt: skip
+BCT_KINDS = (
+    "ratio", "ratio.level1", "ratio.level2", "ratio.level3", "normal", "normal.level1", "normal.level2",
+    "normal.level3", "gradient", "gradient~1", "gradient_normal", "gradient_normal~1", "difference", "difference~1.5",
+)  # fmt: skip
+
+CLASSIFIER_KINDS = ("classifier", "classifier~1", "classifier~2")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean over patients with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def figure(values: npt.ArrayLike, patients: npt.NDArray[np.int64]) -> Figure:
+    """Return the mean of ``values``, resampled by patient."""
+    each = np.array([np.mean(np.asarray(values, float)[patients == p]) for p in np.unique(patients)])
+    drawn = np.random.default_rng(0).choice(each, (2000, len(each))).mean(1)
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return Figure(float(each.mean()), float(low), float(high))
+
+
+def auc(scores: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]) -> float:
+    """Return the AUC of ``scores``."""
+    positive = int(truth.sum())
+    ranks = rankdata(scores)[truth]
+    return float((ranks.sum() - positive * (positive + 1) / 2) / (positive * (len(truth) - positive)))
+
+
+def resized(maps: Maps, size: tuple[int, ...]) -> Maps:
+    """Return maps, (N, …), on a finer grid, linearly."""
+    mode = "bilinear" if maps.ndim == 3 else "trilinear"
+    found: Maps = torch.nn.functional.interpolate(torch.from_numpy(maps)[:, None], size, mode=mode)[:, 0].numpy()
+    return found
+
+
+def occlusion(classifier: Callable[[Pixels], float], images: Pixels, usual: Maps) -> Maps:
+    """Return how far a classifier's logit falls when a patch is replaced by the usual one, at its surroundings' level.
+
+    Parameters
+    ----------
+    classifier : callable
+        From one image to its logit.
+    images : numpy.ndarray
+        uint8, (N, H, W).
+    usual : numpy.ndarray
+        float64, (H, W): the mean of normal images.
+    """
+    height, width = images.shape[1:]
+    starts = [range(-PATCH // 2, n - PATCH // 2, STRIDE) for n in (height, width)]
+    found = np.zeros(images.shape)
+    for number, image in enumerate(images):
+        whole, weight = classifier(image), np.zeros((height, width))
+        for top in starts[0]:
+            for left in starts[1]:
+                window = np.zeros((height, width))
+                window[max(top, 0) : top + PATCH, max(left, 0) : left + PATCH] = 1
+                soft = ndimage.gaussian_filter(window, PATCH / 8)
+                rim = (ndimage.grey_dilation(window, 9) > 0) & (window == 0)
+                level = float((image[rim] - usual[rim]).mean())
+                filled = image * (1 - soft) + np.clip(usual + level, 0, 255) * soft
+                found[number] += soft * (whole - classifier(np.rint(filled).astype(np.uint8)))
+                weight += soft
+        found[number] /= weight
+    return found
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A bundle, and the normals by which its maps are standardised."""
+
+    bundle: Bundle
+    engine: Engine
+    normals: Pixels
+
+    def maps(self, kind: str, images: Pixels) -> tuple[Maps, Maps]:
+        """Return the raw and the standardised maps of images, (N, …) on the flows' grid."""
+        names = tuple(str(n) for n in range(len(self.normals)))
+        normals = ImageSet(self.normals, names, names)
+        engine = self.engine
+        mapper = make_mapper(self.bundle, engine.posterior, normals, Method.parse(kind), classifier=engine.classifier)
+        if mapper is None:
+            raise ValueError("too few normals")
+        raw = mapper.raw(images)
+        return raw, mapper.standard(raw)
+
+    @property
+    def shipped(self) -> str:
+        """The kind that the bundle's own file of maps names, "" without one."""
+        mapper = Mapper.load(self.bundle, self.engine.posterior)
+        return str(mapper.method) if mapper is not None and (self.bundle.folder / MAPS).exists() else ""
+
+
+def held(images: ImageSet, bundle: Bundle, preset_name: str) -> ImageSet:
+    """Return the images of patients that no flow was trained on."""
+    preset = find_preset(preset_name)
+    part = preset.validation_share + preset.calibration_share
+    return images.select([share(p, f"split {bundle.manifest.training.seed}") < part for p in images.patients])
+
+
+def cxr(models: Path, data: Path) -> Figures:
+    """Measure on planted lesions."""
+    recipe = RECIPES["cxr"]
+    bundle = Bundle.open(models / recipe.name)
+    unseen = held(load([f"{data}/{s}" for s in recipe.normal], bundle.preprocessing, "CXR"), bundle, recipe.preset)
+    others = load([f"{data}/{recipe.test_normal}"], bundle.preprocessing, "CXR")
+    tested = np.concatenate([unseen.pixels[:TESTED], others.pixels])
+    bench = Bench(bundle, Engine(bundle, "cpu"), unseen.pixels[TESTED:])
+    patients = np.repeat(np.arange(len(tested)), LESIONS_EACH)
+    planted = [plant(tested[p], n) for n, p in enumerate(patients)]
+    images, masks = np.stack([p.pixels for p in planted]), np.stack([p.mask for p in planted])
+    inside = np.stack([lungs(tested[p]) for p in patients]) | masks
+
+    def figures(maps: Maps) -> dict[str, Figure]:
+        fine = resized(maps, images.shape[1:]) if maps.shape[1:] != images.shape[1:] else maps
+        whole = [auc(m.ravel(), k.ravel()) for m, k in zip(fine, masks, strict=True)]
+        within = [auc(m[i], k[i]) for m, k, i in zip(fine, masks, inside, strict=True)]
+        hits = [k[np.unravel_index(m.argmax(), m.shape)] for m, k in zip(fine, masks, strict=True)]
+        rows = {"pixel AUC": whole, "within lungs": within, "pointing game": hits}
+        return {name: figure(values, patients) for name, values in rows.items()}
+
+    noise = np.random.default_rng(0).random(images.shape)
+    elsewhere = [plant(image, 10_000 + n).mask for n, image in enumerate(bench.normals)]
+    place = ndimage.gaussian_filter(np.mean(elsewhere, axis=0), 2)
+    found = {"chance": figures(noise), "place alone": figures(np.broadcast_to(place, images.shape).copy())}
+    for kind in (*CXR_KINDS, *(CLASSIFIER_KINDS if bench.engine.classifier else ())):
+        if f"level{bundle.architecture.levels + 1}" in kind:
+            continue
+        for name, maps in zip(("raw", "standardised"), bench.maps(kind, images), strict=True):
+            found[f"{kind}, {name}"] = figures(maps)
+    classifier = bench.engine.classifier
+    if classifier is not None:
+        reference = bench.normals[:60]
+        usual = reference.mean(0)
+        own = occlusion(classifier, images, usual)
+        found["classifier occlusion, raw"] = figures(own)
+        found["classifier occlusion, standardised"] = figures(Standard.of(occlusion(classifier, reference, usual))(own))
+    if bench.shipped:
+        found["shipped: " + bench.shipped] = found[f"{bench.shipped}, standardised"]
+    return found
+
+
+def head_with_slices(x: Pixels, thick_mm: float, bleeds: npt.NDArray[np.bool_], grid: Preprocessing):
+    """Return a CT-ICH volume on the grid, and which of the grid's slices bleed and which lie inside the scan."""
+    hu = -20 + x.astype(np.float64) / 255 * 120
+    affine = np.column_stack([np.diag([1.56, 1.56, thick_mm]), np.zeros(3)])
+    values = np.clip(hu + grid.hu_offset, 0, grid.grey_levels - 1).astype(np.float32)
+    volume = Volume(values=values, affine=affine, up=np.array([0.0, 0.0, 1.0]), class_shares=np.zeros(5))
+    frame = head_frame(volume)
+    start, step = grid_affine(frame, grid)
+    places = np.rint((start[2] + step[2, 2] * np.arange(grid.size[0])) / thick_mm).astype(int)
+    scanned = (places >= 0) & (places < len(x))
+    return on_grid(volume, frame, grid), scanned & bleeds[np.clip(places, 0, len(x) - 1)], scanned
+
+
+def bct(models: Path, data: Path) -> Figures:
+    """Measure on the slices of volumes with hemorrhage."""
+    recipe = RECIPES["bct"]
+    bundle = Bundle.open(models / recipe.name)
+    grid = bundle.preprocessing
+    with np.load(data / "bct_ctich.npz") as npz:
+        columns = {name: npz[name] for name in ("x", "patient", "n_slices", "slice_has_ich", "y")}
+    names = columns["patient"].astype(str)
+    rows = {
+        name: head_with_slices(x, 0.15625 * float(n), has.astype(bool), grid)
+        for name, x, n, has in zip(names, columns["x"], columns["n_slices"], columns["slice_has_ich"], strict=True)
+    }
+    tested = [rows[name] for name in BCT_TEST_ABNORMAL.split(",")]
+    tested = [row for row in tested if row[1].any() and not row[1][row[2]].all()]
+    unseen = np.stack([rows[name][0] for name in BCT_TEST_NORMAL.split(",")])
+    rng = np.random.default_rng(0)
+    bench = Bench(bundle, Engine(bundle, "cpu"), unseen)
+    volumes = np.stack([row[0] for row in tested])
+
+    def figures(strengths: Maps) -> dict[str, Figure]:
+        areas = [auc(s[o], b[o]) for s, (_, b, o) in zip(strengths, tested, strict=True)]
+        first = [b[np.where(o, s, -np.inf).argmax()] for s, (_, b, o) in zip(strengths, tested, strict=True)]
+        patients = np.arange(len(tested))
+        return {"slice AUC": figure(areas, patients), "first slice": figure(first, patients)}
+
+    def strength(maps: Maps) -> Maps:
+        flat = np.sort(maps.reshape(*maps.shape[:2], -1), axis=2)
+        by_slice = flat[..., -max(1, round(CONSPICUOUS_SHARE * flat.shape[2])) :].mean(2)
+        fine: Maps = torch.nn.functional.interpolate(torch.from_numpy(by_slice)[:, None], grid.size[0], mode="linear")[
+            :, 0
+        ].numpy()
+        return fine
+
+    trained = [rows[n] for n, y in zip(names, columns["y"], strict=True) if y and n not in BCT_TEST_ABNORMAL.split(",")]
+    place = np.mean([row[1] for row in trained], axis=0)
+    middle = -np.abs(np.arange(grid.size[0]) - (grid.size[0] - 1) / 2)
+    found = {
+        "chance": figures(rng.random((len(tested), grid.size[0]))),
+        "middle first": figures(np.tile(middle, (len(tested), 1))),
+        "place alone": figures(np.tile(place, (len(tested), 1))),
+    }
+    for kind in (*BCT_KINDS, *(CLASSIFIER_KINDS if bench.engine.classifier else ())):
+        if f"level{bundle.architecture.levels + 1}" in kind:
+            continue
+        for name, maps in zip(("raw", "standardised"), bench.maps(kind, volumes), strict=True):
+            found[f"{kind}, {name}"] = figures(strength(maps))
+    if bench.shipped:
+        found["shipped: " + bench.shipped] = found[f"{bench.shipped}, standardised"]
+    return found
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", choices=["cxr", "bct"], default=["cxr", "bct"])
+    parser.add_argument("--models", type=Path, default=Path("workers/models"), help="folder of the starter bundles")
+    parser.add_argument("--json", action="store_true", help="one object, modality -> map -> figure -> value, low, high")
+    arguments = parser.parse_args()
+    data = shared("data", "cxr_adult.npz").parent
+    measures = {"cxr": cxr, "bct": bct}
+    found = {what: measures[what](arguments.models, data) for what in arguments.what or list(measures)}
+    if arguments.json:
+        plain = {w: {k: {n: asdict(f) for n, f in row.items()} for k, row in t.items()} for w, t in found.items()}
+        print(json.dumps(plain, indent=1))
+        return
+    for what, table in found.items():
+        shown = Table(title=f"{what.upper()}: means with 95 % intervals")
+        shown.add_column("map")
+        for name in next(iter(table.values())):
+            shown.add_column(name, justify="right")
+        for kind, row in table.items():
+            shown.add_row(kind, *(str(value) for value in row.values()))
+        Console(width=110).print(shown)
+
+
+if __name__ == "__main__":
+    main()

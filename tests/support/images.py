@@ -1,0 +1,109 @@
+"""Real images for the tests of `workers.images`: unpacked once, altered in memory, written as the node stores them."""
+
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import ExplicitVRLittleEndian
+
+from tests.support.peers import shared
+from triage.errors import NotScoredError
+from workers.images import BCT, CXR, Prepared, Source, prepare
+
+
+@dataclass(frozen=True)
+class ModelGrid:
+    """A model's grid without its bundle."""
+
+    size: tuple[int, ...]
+    spacing_mm: tuple[float, ...] | None = None
+
+
+GRIDS = {CXR: ModelGrid((128, 128)), BCT: ModelGrid((32, 128, 128), (4.0, 1.72, 1.72))}
+
+Store = Callable[[Iterable[Dataset]], list[Source]]
+
+
+@pytest.fixture(scope="session")
+def public_dicom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the 153 public DICOM files and their ``index.tsv``."""
+    folder = tmp_path_factory.mktemp("public")
+    with tarfile.open(shared("data", "dicom.tar.xz")) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "dicom"
+
+
+@pytest.fixture(scope="session")
+def _head() -> list[Dataset]:
+    files = sorted(shared("data", "dicom_bct", "p64_noich").glob("*.dcm"))
+    return [plain(dcmread(file)) for file in files]
+
+
+@pytest.fixture
+def head(_head: list[Dataset]) -> list[Dataset]:
+    """The slices of a real head CT, decoded, by instance number (superior first); altering them is safe."""
+    return deepcopy(_head)
+
+
+@pytest.fixture
+def chest() -> Dataset:
+    """A real chest radiograph, decoded: DX, MONOCHROME2."""
+    for file in sorted(shared("data", "dicom_cxr").glob("*normal.dcm")):
+        ds = dcmread(file)
+        if ds.Modality == "DX" and ds.PhotometricInterpretation == "MONOCHROME2":
+            return plain(ds)
+    pytest.fail("no such radiograph in ../shared/data/dicom_cxr")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Write data sets as files and return them as the node hands them to `prepare`."""
+
+    def write(datasets: Iterable[Dataset]) -> list[Source]:
+        found = []
+        for ds in datasets:
+            path = tmp_path / f"{len(list(tmp_path.iterdir()))}.dcm"
+            ds.save_as(path, enforce_file_format=True)
+            found.append(Source(str(ds.SOPInstanceUID), path))
+        return found
+
+    return write
+
+
+def plain(ds: Dataset) -> Dataset:
+    """Return the data set with its pixels uncompressed, little endian."""
+    set_pixels(ds, np.array(pixel_array(ds, raw=True)))
+    return ds
+
+
+def set_pixels(ds: Dataset, stored: npt.NDArray[np.generic]) -> None:
+    """Put stored values, shape (rows, columns), into a data set."""
+    ds.Rows, ds.Columns = stored.shape
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.PixelData = np.ascontiguousarray(stored.astype(stored.dtype.newbyteorder("<"))).tobytes()
+    ds["PixelData"].VR = "OW"
+    ds["PixelData"].is_undefined_length = False
+
+
+def score_input(sources: Sequence[Source]) -> Prepared:
+    """Prepare a study for the models that come with the node."""
+    return prepare(sources, GRIDS)
+
+
+def reason_of(sources: Sequence[Source]) -> str:
+    """Return why a study is not scored; fails if it is."""
+    with pytest.raises(NotScoredError) as refused:
+        score_input(sources)
+    return refused.value.message
+
+
+def same_but_for(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
+    """Return the mean difference of two tensors in grey levels."""
+    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).mean())

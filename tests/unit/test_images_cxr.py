@@ -1,0 +1,201 @@
+"""Which radiograph of a study is scored, and that its tensor does not depend on how it was stored."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.dataset import Dataset as Item
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorageForProcessing, generate_uid
+
+from tests.support.images import Store, reason_of, same_but_for, score_input, set_pixels
+from tests.support.peers import shared
+from workers.images import Source
+from workers.images.borders import content_box
+
+pytest_plugins = ["tests.support.images"]
+
+
+def tensor(store: Store, *datasets: Dataset) -> np.ndarray:
+    return score_input(store(datasets)).model_input.pixels
+
+
+def copy(ds: Dataset, **attributes: object) -> Dataset:
+    """Return another instance of the same study."""
+    other = deepcopy(ds)
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    for keyword, value in attributes.items():
+        setattr(other, keyword, value)
+    if "SOPClassUID" in attributes:
+        other.file_meta.MediaStorageSOPClassUID = other.SOPClassUID
+    return other
+
+
+def stored(ds: Dataset) -> np.ndarray:
+    return ds.pixel_array.astype(np.uint16)
+
+
+def test_every_real_radiograph_passes() -> None:
+    files = sorted(shared("data", "dicom_cxr").glob("*.dcm"))
+    assert len(files) == 24
+    for file in files[::3]:
+        assert score_input([Source(file.name, file)]).model_input.pixels.shape == (128, 128)
+
+
+def test_dx_for_presentation_is_preferred_to_cr_and_pa_to_ap(store: Store, chest: Dataset) -> None:
+    cr = copy(chest, SOPClassUID=ComputedRadiographyImageStorage, Modality="CR")
+    ap = copy(chest, ViewPosition="AP")
+    found = score_input(store([cr, ap, chest]))
+    assert found.sources == [chest.SOPInstanceUID]
+    assert found.notes == ["PA view", "1 of 3 radiographs"]
+    assert score_input(store([cr, ap])).sources == [ap.SOPInstanceUID]
+
+
+def test_the_order_of_the_files_changes_nothing(store: Store, chest: Dataset) -> None:
+    sources = store([chest, copy(chest), copy(chest, ViewPosition="AP")])
+    assert score_input(sources).sources == score_input(sources[::-1]).sources
+
+
+def test_monochrome1_is_turned_the_right_way_round(store: Store, chest: Dataset) -> None:
+    inverse = copy(chest, PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")
+    top = 2**chest.BitsStored - 1
+    set_pixels(inverse, (top - stored(chest)).astype(np.uint16))
+    # mirrored about the range's middle, where the historical half grey value puts the window's (C.11.2.1.2.1)
+    inverse.WindowCenter = top - float(chest.WindowCenter) + 1
+    assert np.array_equal(tensor(store, inverse), tensor(store, chest))
+
+
+def test_a_negative_is_no_chest(store: Store, chest: Dataset) -> None:
+    """Truly inverted: the values, not the label."""
+    set_pixels(chest, (2**chest.BitsStored - 1 - stored(chest)).astype(np.uint16))
+    assert "frontal chest" in reason_of(store([chest]))
+
+
+def test_windows_lut_and_sigmoid_show_the_same_chest(store: Store, chest: Dataset) -> None:
+    reference = tensor(store, chest)
+    bits = int(chest.BitsStored)
+    values = np.arange(2**bits)
+    item = Item()
+    item.LUTDescriptor = [len(values), 0, 16]
+    item.LUTData = np.round(values / (2**bits - 1) * 65535).astype("<u2").tobytes()
+    lut = copy(chest, VOILUTSequence=Items([item]))
+    del lut.WindowCenter, lut.WindowWidth
+    exact = copy(chest, VOILUTFunction="LINEAR_EXACT", WindowCenter=2 ** (bits - 1), WindowWidth=2**bits - 1)
+    sigmoid = copy(chest, VOILUTFunction="SIGMOID")
+    none = copy(chest)
+    del none.WindowCenter, none.WindowWidth
+    absurd = copy(chest, WindowCenter=9e6, WindowWidth=10)
+    for ds, allowed in ((lut, 1.0), (exact, 1.0), (sigmoid, 8.0), (none, 2.0), (absurd, 2.0)):
+        assert same_but_for(tensor(store, ds), reference) < allowed
+
+
+def test_a_window_is_believed(store: Store, chest: Dataset) -> None:
+    """A narrow window drives lungs to black and heart to white, as its sender wants it."""
+    bits = int(chest.BitsStored)
+    hard = copy(chest, WindowCenter=0.5 * 2**bits, WindowWidth=0.25 * 2**bits)
+    soft, hard_tensor = tensor(store, chest), tensor(store, hard)
+    assert ((hard_tensor == 0) | (hard_tensor == 255)).mean() > 2 * ((soft == 0) | (soft == 255)).mean()
+
+
+@pytest.mark.parametrize("share", [0.03, 0.08, 0.15])
+@pytest.mark.parametrize("white", [False, True], ids=["black", "white"])
+def test_borders_change_nothing(store: Store, chest: Dataset, share: float, white: bool) -> None:
+    width = round(share * chest.Rows)
+    framed = copy(chest)
+    set_pixels(framed, np.pad(stored(chest), width, constant_values=(2**chest.BitsStored - 1) if white else 0))
+    assert same_but_for(tensor(store, framed), tensor(store, chest)) < 0.7
+
+
+def test_a_border_of_any_width_gives_one_box() -> None:
+    rng = np.random.default_rng(5)
+    picture = (0.2 + 0.6 * rng.random((200, 180))).astype(np.float32)
+    for width in (1, 7, 30):
+        framed = np.pad(np.pad(picture, 5, constant_values=1.0), width, constant_values=0.0)
+        rows, columns = content_box(framed)
+        assert np.array_equal(framed[rows, columns], picture)
+
+
+def test_a_border_is_found_whatever_its_grey_its_letters_and_its_noise() -> None:
+    rng = np.random.default_rng(6)
+    picture = (0.3 + 0.6 * rng.random((300, 300))).astype(np.float32)
+    framed = np.pad(picture, 40, constant_values=0.0)
+    framed[8:30, 20:160] = 1.0
+    for altered in (framed, framed * 0.7 + 0.15, framed**0.5, framed + 0.005 * rng.standard_normal(framed.shape)):
+        assert content_box(altered.astype(np.float32)) == (slice(40, 340), slice(40, 340))
+
+
+def test_padding_is_no_image(store: Store, chest: Dataset) -> None:
+    """The padding's value lies within the image's range: only the header tells it apart."""
+    grey = 400
+    padded = copy(chest)
+    padded.add_new("PixelPaddingValue", "US", grey)
+    values = stored(chest)
+    values[values == grey] = grey + 1
+    set_pixels(padded, np.pad(values, 90, constant_values=grey))
+    assert same_but_for(tensor(store, padded), tensor(store, chest)) < 1.0
+
+
+def test_sixteen_bits_and_eight_bits_are_the_same_picture(store: Store, chest: Dataset) -> None:
+    eight = copy(chest, BitsAllocated=8, BitsStored=8, HighBit=7, WindowCenter=128, WindowWidth=256)
+    set_pixels(eight, (stored(chest) >> (chest.BitsStored - 8)).astype(np.uint8))
+    assert same_but_for(tensor(store, eight), tensor(store, chest)) < 1.5
+
+
+REFUSALS: dict[str, tuple[dict[str, object], str]] = {
+    "lateral": ({"ViewPosition": "LL"}, "lateral view only"),
+    "lateral by its name": ({"ViewPosition": "", "SeriesDescription": "CHEST LAT"}, "lateral view only"),
+    "lateral by its orientation": ({"ViewPosition": "", "PatientOrientation": ["A", "F"]}, "lateral view only"),
+    "decubitus": ({"ViewPosition": "RLD"}, "decubitus view only"),
+    "oblique": ({"ViewPosition": "RAO"}, "oblique view only"),
+    "knee": ({"BodyPartExamined": "KNEE", "StudyDescription": "KNEE 2 VIEWS", "SeriesDescription": ""},
+             "not a chest radiograph"),
+    "for processing": ({"SOPClassUID": DigitalXRayImageStorageForProcessing, "Modality": "DX"},
+                       "only raw images (for processing), none for presentation"),
+    "phantom": ({"QualityControlImage": "YES"}, "quality control image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refused_by_the_header(store: Store, chest: Dataset, name: str) -> None:
+    attributes, reason = REFUSALS[name]
+    assert reason_of(store([copy(chest, **attributes)])) == reason
+
+
+ALTERED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "upside down": lambda a: a[::-1],
+    "on its side": np.rot90,
+    "a test pattern": lambda a: (np.indices(a.shape).sum(axis=0) // 64 % 2 * 900).astype(np.uint16),
+    "a ramp": lambda a: np.broadcast_to(np.linspace(0, 1023, a.shape[1]), a.shape).astype(np.uint16),
+    "noise": lambda a: np.random.default_rng(0).integers(0, 1024, a.shape, dtype=np.uint16),
+    "two chests": lambda a: np.hstack([a, a])[::1, ::2],
+    "a quarter of it": lambda a: a[: len(a) // 2, : len(a) // 2],
+}
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_refused_by_the_image_though_labelled_chest(store: Store, chest: Dataset, name: str) -> None:
+    set_pixels(chest, ALTERED[name](stored(chest)))
+    assert "frontal chest" in reason_of(store([chest]))
+
+
+def test_other_body_parts_labelled_chest_are_refused_by_the_image(public_dicom: Path, store: Store) -> None:
+    for name in ("robyoung__JLSL_RG3_JLSL", "pydicom__RG2_JPLY_fixed.dcm", "robyoung__J2KR_RG2_J2KR"):
+        ds = dcmread(public_dicom / "radiograph_other" / name)
+        ds.BodyPartExamined, ds.StudyDescription, ds.ViewPosition = "CHEST", "CHEST PA", "PA"
+        assert "chest" in reason_of(store([ds]))
+
+
+def test_a_lateral_beside_a_frontal_view_is_left_out(store: Store, chest: Dataset) -> None:
+    found = score_input(store([copy(chest, ViewPosition="LL"), chest]))
+    assert found.sources == [chest.SOPInstanceUID]
+
+
+def test_a_blank_and_a_tiny_image_are_refused(store: Store, chest: Dataset) -> None:
+    tiny = copy(chest)
+    set_pixels(tiny, stored(chest)[:60, :60])
+    assert reason_of(store([tiny])) == "the image is too small"
+    set_pixels(chest, np.full((500, 500), 700, dtype=np.uint16))
+    assert "blank" in reason_of(store([chest]))

@@ -1,0 +1,402 @@
+"""Where an image is unlike normal ones: maps over the flows' grid, standardised by the maps of normal images.
+
+A map as the flows give it is mostly a prior of places: edges and the borders of organs are always hard to predict. So
+none is shown raw: it is given in standard deviations above the mean of normal images at the same place.
+
+The kinds of map, higher where there is more to look at; ``python -m tests.bench.localisation`` measures them:
+
+- ``ratio``, ``ratio.levelN``: each position's part of log p(x) - log p(x|normal), of all levels or one;
+- ``normal``, ``normal.levelN``: the same of -log p(x|normal) alone;
+- ``gradient``, ``gradient_normal``: how these sums rise with the grey value at a place;
+- ``classifier``: each position's part of the set classifier's logit;
+- ``difference``: the image less what a linear Gaussian model of normals expects: no flow, but a strong baseline.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from triage.bundles import MAPS, Bundle
+from triage.errors import BundleError
+from triage.messages import Relevance
+from workers.flows.bijections import Level, Step
+from workers.flows.glow import Glow, dequantise
+from workers.flows.posterior import Posterior
+from workers.flows.set_classifier import SetClassifier
+from workers.flows.transform import to_flow_grid
+
+Maps = npt.NDArray[np.float64]
+Grey = npt.NDArray[np.uint8]
+
+#: Where normals hardly differ, nothing may be divided by their spread: at least this share of its median is taken.
+MIN_SPREAD = 0.3
+
+_TITLES = {
+    "ratio": "part of log p(x) - log p(x|normal)",
+    "normal": "part of -log p(x|normal)",
+    "gradient": "gradient of log p(x) - log p(x|normal)",
+    "gradient_normal": "gradient of -log p(x|normal)",
+    "classifier": "part of the set classifier's logit",
+    "difference": "difference from the expected normal image",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A kind of map and how far it is smoothed, in pixels of the flows' grid; in text ``KIND~SMOOTH``."""
+
+    kind: str
+    smooth: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.kind}~{self.smooth:g}" if self.smooth else self.kind
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        kind, _, level = self.kind.partition(".level")
+        return _TITLES.get(kind, kind) + (f", level {level}" if level else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the method of its text; raises ``ValueError`` if the smoothing is no number."""
+        kind, _, smooth = text.partition("~")
+        return cls(kind, float(smooth or 0))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A linear Gaussian model of normals on the flows' grid: their mean and first principal components.
+
+    Attributes
+    ----------
+    centre : numpy.ndarray
+        float64, the flows' grid: the mean, grey levels.
+    basis : numpy.ndarray
+        float64, (K, …): orthonormal components.
+    """
+
+    centre: Maps
+    basis: Maps
+
+    @classmethod
+    def of(cls, grey: Grey, components: int) -> Self:
+        """Fit to normals, (N, …) on the flows' grid."""
+        images = grey.reshape(len(grey), -1).astype(np.float64)
+        centre = images.mean(0)
+        _, _, basis = np.linalg.svd(images - centre, full_matrices=False)
+        return cls(centre.reshape(grey.shape[1:]), basis[:components].reshape(-1, *grey.shape[1:]))
+
+    def difference(self, grey: Grey) -> Maps:
+        """Return images, (N, …), less what is expected of them."""
+        rest = (grey.astype(np.float64) - self.centre).reshape(len(grey), -1)
+        basis = self.basis.reshape(len(self.basis), -1)
+        found: Maps = (rest - (rest @ basis.T) @ basis).reshape(grey.shape)
+        return found
+
+
+def contributions(flow: Glow, x: Tensor) -> list[Tensor]:
+    """Return every level's part of ln p(x) by position, without the constants.
+
+    Sums over channels and steps of ln s, less half the squared latents; what the actnorms, the 1x1 convolutions and
+    the Gaussians' constants add is the same everywhere and for every image.
+
+    Parameters
+    ----------
+    flow : Glow
+        In evaluation; any device.
+    x : torch.Tensor
+        (N, 1, …), values in (-1/2, 1/2).
+
+    Returns
+    -------
+    list of torch.Tensor
+        One a level, finest first, float64, (N, …) on the level's grid, nats.
+    """
+    parts: list[Tensor] = []
+    levels = [level for level in flow.levels if isinstance(level, Level)]
+    for number, level in enumerate(levels):
+        x = level.squeeze(x)[0]
+        part = torch.zeros(len(x), *x.shape[2:], dtype=torch.float64, device=x.device)
+        for step in level.steps:
+            x, log_scale = _step(step, x)
+            part = part + log_scale
+        latent = x
+        if level is not levels[-1]:
+            x, latent = x.chunk(2, dim=1)
+            prior = flow.prior(number)
+            if prior is not None:
+                part = part - prior.net(x)[:, 1::2].sum(1, dtype=torch.float64)
+                latent = prior(x, latent)[0]
+        parts.append(part - 0.5 * latent.square().sum(1, dtype=torch.float64))
+    return parts
+
+
+def _step(step: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a step's output and the logarithm of its coupling's scale, summed over channels."""
+    if not isinstance(step, Step):
+        raise TypeError("not a step of flow")
+    x = step.convolution(step.actnorm(x)[0])[0]
+    first = x.shape[1] // 2
+    shift, scale, log_scale = step.coupling._shift_and_scale(x[:, :first])
+    z = torch.cat([x[:, :first], (x[:, first:] + shift) * scale], dim=1)
+    return z, log_scale.sum(1, dtype=torch.float64)
+
+
+def raw_maps(kind: str, posterior: Posterior, grey: Grey, *, expected: Expected | None = None, batch: int = 8) -> Maps:
+    """Return the raw maps of images, float64, (N, …) on the flows' grid.
+
+    Parameters
+    ----------
+    kind : str
+        See the module.
+    posterior : Posterior
+        The flows.
+    grey : numpy.ndarray
+        uint8, (N, …) on the flows' grid.
+    expected : Expected, optional
+        For ``difference``.
+    batch : int
+        Images at once.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind.
+    """
+    if kind == "difference":
+        if expected is None:
+            raise ValueError("a difference needs what is expected")
+        return expected.difference(grey)
+    name, _, level = kind.partition(".level")
+    if name not in ("ratio", "normal", "gradient", "gradient_normal"):
+        raise ValueError(f"there is no map of kind {kind}")
+    device = next(posterior.normal.parameters()).device
+    found = []
+    for start in range(0, len(grey), batch):
+        v = torch.from_numpy(grey[start : start + batch].copy()).to(device).unsqueeze(1).float()
+        x = dequantise(v, posterior.normal.architecture.grey_levels)
+        if name.startswith("gradient"):
+            found.append(_gradient(posterior, x, ratio=name == "gradient"))
+        else:
+            found.append(_parts(posterior, x, ratio=name == "ratio", level=int(level or 0)))
+    return np.concatenate([np.empty((0, *grey.shape[1:])), *found])
+
+
+def _gradient(posterior: Posterior, x: Tensor, *, ratio: bool) -> Maps:
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        rising = -posterior.normal.level_parts(x).sum()
+        if ratio:
+            rising = rising + posterior.mixture.level_parts(x).sum()
+        (gradient,) = torch.autograd.grad(rising, x)
+    found: Maps = gradient[:, 0].double().cpu().numpy()
+    return found
+
+
+def _parts(posterior: Posterior, x: Tensor, *, ratio: bool, level: int) -> Maps:
+    with torch.no_grad():
+        parts = [-part for part in contributions(posterior.normal, x)]
+        if ratio:
+            parts = [a + b for a, b in zip(parts, contributions(posterior.mixture, x), strict=True)]
+        chosen: Sequence[Tensor] = parts[level - 1 : level] if level else parts
+        whole = torch.zeros_like(x[:, 0], dtype=torch.float64)
+        for part in chosen:
+            # Spread over the pixels it stands for, so that sums stay sums.
+            factor = whole[0].numel() / part[0].numel()
+            whole = whole + functional.interpolate(part.unsqueeze(1), size=tuple(whole.shape[1:]))[:, 0] / factor
+    found: Maps = whole.cpu().numpy()
+    return found
+
+
+@torch.no_grad()
+def activations(classifier: SetClassifier, pixels: Grey, size: Sequence[int]) -> Maps:
+    """Return each position's part of the set classifier's logit; over an image (a slab) their sum is it but a constant.
+
+    A mean is a sum over positions, a standard deviation one of (a - mean)^2 / (N sd); a maximum stands where it is.
+
+    Parameters
+    ----------
+    classifier : SetClassifier
+        The bundle's second estimator.
+    pixels : numpy.ndarray
+        uint8, (N, …) on the bundle's grid.
+    size : sequence of int
+        The grid of the maps, coarser than the bundle's.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, (N, *size).
+    """
+    extract = classifier.extract
+    weights = torch.from_numpy(classifier.weight / classifier.scale).to(extract.device)
+    found = []
+    for image in pixels:
+        outputs = extract.stages(extract._network_input(image))
+        whole = torch.zeros(len(outputs[0]), *size[-2:], dtype=torch.float64, device=extract.device)
+        first = 0
+        for output in outputs:
+            a = output.flatten(2).double()  # (slabs, C, positions)
+            part = torch.zeros(len(a), a.shape[2], dtype=torch.float64, device=a.device)
+            for statistic in extract.spec.statistics:
+                weight = weights[first : first + a.shape[1]]
+                first += a.shape[1]
+                part += torch.einsum("scp,c->sp", _shares(a, statistic), weight)
+            fine = functional.interpolate(part.view(len(a), 1, *output.shape[2:]), tuple(size[-2:]), mode="bilinear")
+            whole += fine[:, 0] * (output[0, 0].numel() / whole[0].numel())
+        slabs = whole if len(size) == 3 else whole[0]
+        if len(size) == 3 and len(slabs) != size[0]:
+            slabs = functional.interpolate(slabs[None, None], tuple(size), mode="trilinear")[0, 0]
+        found.append(slabs.cpu().numpy())
+    return np.stack(found) if found else np.empty((0, *size))
+
+
+def _shares(a: Tensor, statistic: str) -> Tensor:
+    """Return each position's share of a statistic of activations, (slabs, C, positions): they sum to it."""
+    if statistic == "max":
+        highest = a.argmax(2, keepdim=True)
+        return torch.zeros_like(a).scatter(2, highest, a.gather(2, highest))
+    if statistic == "mean":
+        return a / a.shape[2]
+    spread, mean = torch.std_mean(a, dim=2, correction=0, keepdim=True)
+    return (a - mean).square() / (a.shape[2] * spread.clamp_min(1e-12))
+
+
+def smoothed(maps: Maps, method: Method) -> Maps:
+    """Return maps, (N, …), smoothed as the method says; through slices half as far, for they are thick."""
+    axes = maps.ndim - 1
+    sigmas = (0.0, *((method.smooth / 2,) if axes == 3 else ()), method.smooth, method.smooth)
+    found: Maps = ndimage.gaussian_filter(maps, sigmas) if method.smooth else maps
+    return found
+
+
+@dataclass(frozen=True)
+class Standard:
+    """The mean and spread of normal images' maps at every place, float64, on the flows' grid."""
+
+    mean: Maps
+    spread: Maps
+
+    @classmethod
+    def of(cls, maps: Maps) -> Self:
+        """Take them from the maps of normals, (N, …)."""
+        spread = maps.std(0)
+        usual = float(np.median(spread[spread > 0])) if (spread > 0).any() else 1.0
+        return cls(maps.mean(0), np.maximum(spread, MIN_SPREAD * usual))
+
+    def __call__(self, maps: Maps) -> Maps:
+        """Return maps in standard deviations above the mean of normals."""
+        found: Maps = (maps - self.mean) / self.spread
+        return found
+
+
+class Mapper:
+    """Makes the relevance maps of a bundle.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The bundle.
+    posterior : Posterior
+        Its flows.
+    method : Method
+        Of its maps.
+    standard : Standard
+        Of its normals.
+    expected : Expected or None
+    classifier : SetClassifier or None
+        For the methods that need them.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        posterior: Posterior,
+        method: Method,
+        standard: Standard,
+        *,
+        expected: Expected | None = None,
+        classifier: SetClassifier | None = None,
+    ) -> None:
+        self.bundle, self.posterior = bundle, posterior
+        self.method, self.standard, self.expected, self.classifier = method, standard, expected, classifier
+
+    @classmethod
+    def load(cls, bundle: Bundle, posterior: Posterior, classifier: SetClassifier | None = None) -> Self | None:
+        """Return the mapper of a bundle; None if the bundle says nothing of maps: there is no standard to show one by.
+
+        Raises
+        ------
+        BundleError
+            If its file of maps doesn't fit it.
+        """
+        path = Path(bundle.folder) / MAPS
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="np") as file:
+                method = Method.parse((file.metadata() or {})["method"])
+                tensors = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
+            standard = Standard(tensors["mean"], tensors["spread"])
+            expected = Expected(tensors["centre"], tensors["basis"]) if "basis" in tensors else None
+        except (OSError, SafetensorError, KeyError, ValueError) as exc:
+            raise BundleError(f"bundle {bundle.name}: {MAPS} cannot be used", remedy="get the bundle again") from exc
+        if not standard.mean.shape == standard.spread.shape == tuple(bundle.architecture.size):
+            raise BundleError(f"bundle {bundle.name}: {MAPS} is not of its flows' grid", remedy="get the bundle again")
+        return cls(bundle, posterior, method, standard, expected=expected, classifier=classifier)
+
+    def __call__(self, pixels: Grey) -> Relevance:
+        """Return the map of one image on the bundle's grid."""
+        return Relevance.of(self.method.title, self.standard(self.raw(pixels[None]))[0])
+
+    def raw(self, pixels: Grey) -> Maps:
+        """Return the maps of images on the bundle's grid, (N, …), smoothed but not standardised."""
+        bundle = self.bundle
+        return smoothed(
+            maps_of(
+                self.method.kind,
+                pixels,
+                bundle,
+                posterior=self.posterior,
+                classifier=self.classifier,
+                expected=self.expected,
+            ),
+            self.method,
+        )
+
+
+def maps_of(
+    kind: str,
+    pixels: Grey,
+    bundle: Bundle,
+    *,
+    posterior: Posterior,
+    classifier: SetClassifier | None,
+    expected: Expected | None,
+) -> Maps:
+    """Return the raw maps of images on the bundle's grid, (N, …), of any kind.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind, or what it needs is missing.
+    """
+    size = bundle.architecture.size
+    if kind == "classifier":
+        if classifier is None:
+            raise ValueError("the bundle has no set classifier")
+        return activations(classifier, pixels, size)
+    levels = bundle.preprocessing.grey_levels
+    grids = [to_flow_grid(image, bundle.transform, bundle.architecture, levels) for image in pixels]
+    grey = np.stack(grids) if grids else np.empty((0, *size), np.uint8)
+    return raw_maps(kind, posterior, grey, expected=expected)

@@ -1,0 +1,91 @@
+"""What a bundle's relevance maps are standardised by: the maps of normal images that no flow was trained on."""
+
+from pathlib import Path
+
+import numpy as np
+import structlog
+from safetensors.numpy import save_file
+
+from triage.bundles import MAPS, Bundle, write_bundle
+from workers.flows.posterior import Posterior
+from workers.flows.relevance import Expected, Mapper, Method, Standard, maps_of, smoothed
+from workers.flows.set_classifier import SetClassifier
+from workers.lab.fit import FlowGrid, shifted
+from workers.lab.image_set import ImageSet
+
+log = structlog.get_logger(__name__)
+
+#: By modality, what measured best (``python -m tests.bench.localisation``).
+METHODS = {"CXR": Method("difference", 1.5), "BCT": Method("gradient")}
+#: Fewer normals have no spread to speak of: then there are no maps.
+MIN_NORMALS = 8
+#: With fewer normals than this, shifted copies join them.
+FEW_NORMALS = 60
+_COMPONENTS = 40
+
+
+def make_mapper(
+    bundle: Bundle,
+    posterior: Posterior,
+    normals: ImageSet,
+    method: Method,
+    *,
+    classifier: SetClassifier | None = None,
+    shift: int = 2,
+) -> Mapper | None:
+    """Return a bundle's mapper, standardised by ``normals``; None if they are too few.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The bundle.
+    posterior : Posterior
+        Its flows.
+    normals : ImageSet
+        Reported normals on the bundle's grid, of patients that no flow was trained on.
+    method : Method
+        The kind of map.
+    classifier : SetClassifier or None
+        Its second estimator, for the method that needs it.
+    shift : int
+        How far copies are shifted where there are few, pixels of the bundle's grid.
+    """
+    if len(normals) < MIN_NORMALS:
+        return None
+    pixels, expected = normals.pixels, None
+    if method.kind == "difference":
+        # What is expected and how far normals are from it must come from different images.
+        half = len(pixels) // 2
+        grid = FlowGrid(bundle.transform, bundle.architecture, bundle.preprocessing.grey_levels)
+        expected = Expected.of(grid(pixels[:half]), min(_COMPONENTS, half // 2))
+        pixels = pixels[half:]
+    elif len(pixels) < FEW_NORMALS:
+        rng = np.random.default_rng(0)
+        copies = -(-FEW_NORMALS // len(pixels)) - 1
+        pixels = np.concatenate([pixels, *(shifted(normals.pixels, shift, rng) for _ in range(copies))])
+    maps = smoothed(
+        maps_of(method.kind, pixels, bundle, posterior=posterior, classifier=classifier, expected=expected), method
+    )
+    return Mapper(bundle, posterior, method, Standard.of(maps), expected=expected, classifier=classifier)
+
+
+def write_maps(folder: Path, mapper: Mapper) -> None:
+    """Write a mapper's file into a bundle's folder (before its sums are written)."""
+    tensors = {"mean": mapper.standard.mean, "spread": mapper.standard.spread}
+    if mapper.expected is not None:
+        tensors |= {"centre": mapper.expected.centre, "basis": mapper.expected.basis}
+    single = {name: np.ascontiguousarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
+    save_file(single, folder / MAPS, metadata={"method": str(mapper.method)})
+    (folder / MAPS).chmod(0o644)  # safetensors writes for the owner alone; the score workers may be another user
+
+
+def add_maps(
+    bundle: Bundle, posterior: Posterior, normals: ImageSet, *, classifier: SetClassifier | None = None
+) -> Bundle:
+    """Give a bundle its maps (or new ones: a site's own normals) and return it as it is then, with a new digest."""
+    mapper = make_mapper(bundle, posterior, normals, METHODS[bundle.modality], classifier=classifier)
+    if mapper is None:
+        log.warning("no_relevance_maps", bundle=bundle.name, normals=len(normals))
+        return bundle
+    write_maps(bundle.folder, mapper)
+    return write_bundle(bundle.folder, bundle.manifest, bundle.calibration, bundle.card)

@@ -1,0 +1,148 @@
+"""A training run as it was ordered on the command line: sets, probe, training, and what is said about them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import typer
+
+from triage.errors import ConfigurationError
+from workers.lab import rsna as challenge
+from workers.lab.acquisition import Raw, of_files
+from workers.lab.fit import Progress
+from workers.lab.image_set import ImageSet
+from workers.lab.images import load
+from workers.lab.parallel import Group, join, leave
+from workers.lab.presets import Preset, find_preset
+from workers.lab.probe import MATCH, Acquisition, probe, probed, raw_images
+from workers.lab.progress import counting, show_progress
+from workers.lab.rigour import read_record, update_record
+from workers.lab.train import Run
+from workers.lab.train import train as train_bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The options of `triage-node train`."""
+
+    preset: str
+    modality: str
+    normal: tuple[str, ...]
+    mixture: tuple[str, ...]
+    rsna: Path | None
+    calibration: tuple[str, ...]
+    exclude: tuple[str, ...]
+    out: Path
+    seed: int
+    device: str
+    threads: int
+    resume: bool
+    probe: bool
+    strict: bool
+
+    def carry_out(self) -> None:
+        """Train; every process of a group runs this, the one that leads talks.
+
+        Raises
+        ------
+        ConfigurationError
+            If options contradict, sets can't be used, or strictly matched sets aren't.
+        """
+        recipe = find_preset(self.preset)
+        if self.modality and recipe.modality != self.modality.upper():
+            raise ConfigurationError(f"preset {self.preset} is for {recipe.modality.lower()}, not {self.modality}")
+        if self.strict and not self.probe:
+            raise ConfigurationError("--strict-acquisition needs the probe", remedy="leave out --no-probe")
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        group, place = join(self.device)
+        try:
+            self._train(recipe, group, place)
+        finally:
+            leave()
+
+    def _train(self, recipe: Preset, group: Group, place: torch.device) -> None:
+        sets = _rsna_sets(self.rsna, recipe, group) if self.rsna else _sets(self.normal, self.mixture, recipe)
+        kept_out = _images(self.exclude, recipe)
+        found = _probe(sets, self.seed, self.strict, group) if self.probe else None
+        run = Run(
+            preset=recipe,
+            normal=sets.normal,
+            mixture=sets.mixture,
+            calibration=_images(self.calibration, recipe),
+            excluded=frozenset(kept_out.patients if kept_out else ()),
+            out=self.out,
+            seed=self.seed,
+            device=place,
+            acquisition_auc=round(found.auc, 4) if found and found.auc is not None else None,
+        )
+        with _shown(group) as report:
+            bundle = train_bundle(run, report, resume=self.resume)
+        if not group.leads:
+            return
+        if found:
+            update_record(run.record, {"acquisition": found.as_dict()})
+        for warning in read_record(run.record).get("warnings", []):
+            typer.echo(f"warning: {warning}", err=True)
+        typer.echo(f"made {bundle.name} {bundle.version} in {self.out}, digest {bundle.digest}")
+        typer.echo(f"learning curves: {run.record}")
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """The two training sets, and their images as they came (for the probe)."""
+
+    normal: ImageSet
+    mixture: ImageSet
+    raw: Callable[[], tuple[list[Raw], list[Raw]]]
+
+
+def _images(sources: Sequence[str], recipe: Preset) -> ImageSet | None:
+    return load(sources, recipe.preprocessing, recipe.modality) if sources else None
+
+
+def _sets(normal: Sequence[str], mixture: Sequence[str], recipe: Preset) -> _Sets:
+    one, other = _images(normal, recipe), _images(mixture, recipe)
+    if one is None or other is None:
+        raise ConfigurationError(
+            "training needs a normal set and a mixture", remedy="give --normal DIR and --mixture DIR, or --rsna DIR"
+        )
+    return _Sets(one, other, lambda: (raw_images(normal, one), raw_images(mixture, other)))
+
+
+def _rsna_sets(folder: Path, recipe: Preset, group: Group) -> _Sets:
+    if recipe.modality != "CXR":
+        raise ConfigurationError(f"--rsna holds chest radiographs; preset {recipe.name} is for {recipe.modality}")
+    sets = challenge.divide(challenge.read_rsna(folder))
+    if group.leads:
+        typer.echo(str(sets), err=True)
+    with counting("reading", len({*sets.normal, *sets.mixture})) as advance:
+        normal, mixture = challenge.training_sets(sets, recipe.preprocessing, advance)
+    paths = [[image.path for image in part] for part in (sets.normal, sets.mixture)]
+    return _Sets(normal, mixture, lambda: (of_files(paths[0]), of_files(paths[1])))
+
+
+def _probe(sets: _Sets, seed: int, strict: bool, group: Group) -> Acquisition | None:
+    """Look at the sets before training on them; only the process that leads does."""
+    if not group.leads:
+        return None
+    normal, mixture = sets.raw()
+    with counting("probing", probed(normal, mixture, seed=seed)) as advance:
+        found = probe(normal, mixture, seed=seed, advance=advance)
+    if found.suspicious and strict:
+        raise ConfigurationError(str(found), remedy=MATCH)
+    typer.echo(f"{'warning: ' if found.suspicious else ''}{found}", err=True)
+    if found.suspicious:
+        typer.echo(f"  try: {MATCH}", err=True)
+    return found
+
+
+@contextmanager
+def _shown(group: Group) -> Iterator[Callable[[Progress], None]]:
+    if group.leads:
+        with show_progress() as report:
+            yield report
+    else:
+        yield lambda progress: None

@@ -1,0 +1,314 @@
+"""A bundle's calibration against a site's own images: same weights, another frozen reference (flows.md, section 7)."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from triage.bundles import SUMS, Bundle, write_bundle
+from triage.calibration import COMBINED, SET_CLASSIFIER, Calibration, OperatingPoint
+from triage.errors import ConfigurationError, NotScoredError
+from workers.flows.estimators import BundleEstimators
+from workers.flows.fused import latent_quantities
+from workers.flows.posterior import coarse, quantities
+from workers.flows.transform import to_flow_grid
+from workers.lab.calibrate import FLAG_RATES, LEAST_LABELS, with_labels
+from workers.lab.evaluation.bootstrap import Scores
+from workers.lab.evaluation.cases import Case, find_cases
+from workers.lab.evaluation.labels import match, read_labels
+from workers.lab.image_set import Pixels
+
+LEAST, ENOUGH = 30, 200
+MARGIN = 0.4
+FAR = 8.0
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Site:
+    """A bundle and a site's images.
+
+    Attributes
+    ----------
+    bundle : Bundle
+        The one to calibrate.
+    cases : dict of str to Case
+        Every image by its key; an image in both folders is there once.
+    reference, normal : frozenset of str
+        Keys of unlabelled images, and of reported normals.
+    labels : dict of str to bool
+        Key to whether the image is abnormal.
+    prevalence : float or None
+        Share of abnormal images where the bundle is used.
+    """
+
+    bundle: Bundle
+    cases: dict[str, Case]
+    reference: frozenset[str]
+    normal: frozenset[str]
+    labels: dict[str, bool]
+    prevalence: float | None
+
+    @property
+    def images(self) -> int:
+        """How many images there are to read."""
+        return len(self.cases)
+
+    @classmethod
+    def find(
+        cls,
+        bundle: Bundle,
+        reference: Sequence[str],
+        normal: Sequence[str],
+        labels: Path | None,
+        prevalence: float | None,
+    ) -> Self:
+        """Look up the images that options name.
+
+        Raises
+        ------
+        ConfigurationError
+            If there are none, or a table can't be used.
+        """
+        if prevalence is not None and labels is None:
+            raise ConfigurationError("--prevalence corrects probabilities", remedy="give --labels CSV, too")
+        cases: dict[str, Case] = {}
+        keys: list[frozenset[str]] = []
+        known: dict[str, bool] = {}
+        for sources in (reference, normal):
+            found: set[str] = set()
+            for source in sources:
+                here = find_cases([source], bundle.preprocessing, bundle.modality)
+                names = {_key(source, case): case for case in here}
+                cases.update(names)
+                found.update(names)
+            keys.append(frozenset(found))
+        if labels is not None:
+            every = list(cases.values())
+            place = {id(case): key for key, case in cases.items()}
+            matched = match(read_labels(labels), every, Path(reference[0].partition("?")[0]))
+            known = {place[id(image.case)]: not image.normal for image in matched.images}
+        return cls(bundle, cases, keys[0], keys[1], known, prevalence)
+
+
+def _key(source: str, case: Case) -> str:
+    return str(case.files[0].resolve()) if case.files else f"{Path(source.partition('?')[0]).resolve()}#{case.key}"
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Scores of the images that could be read: estimators' values, checked quantities, coarse images."""
+
+    keys: list[str]
+    estimates: dict[str, Scores]
+    quantities: list[dict[str, float]]
+    coarse: Scores
+    refused: int
+
+
+def recalibrate(
+    site: Site, out: Path, *, device: str = "auto", advance: Callable[[], None] = lambda: None
+) -> tuple[Bundle, list[str]]:
+    """Write the new bundle; return it and what its user should know. ``advance`` is called after each image.
+
+    Raises
+    ------
+    ConfigurationError
+        If ``out`` holds a bundle, the images are too few, or the labels contradict the scores.
+    """
+    if (out / SUMS).exists():
+        raise ConfigurationError(f"{out} already holds a bundle", remedy="choose another --out")
+    measured = _measure(site, device, advance)
+    kept, far = _plausible(site, measured)
+    combined = measured.estimates[COMBINED]
+    reference = np.array([key in site.reference and ok for key, ok in zip(measured.keys, kept, strict=True)])
+    normal = np.array([key in site.normal and ok for key, ok in zip(measured.keys, kept, strict=True)])
+    count = int(reference.sum())
+    if count < LEAST:
+        raise ConfigurationError(
+            f"{count} of {len(site.reference)} reference images can be scored: at least {LEAST} are needed",
+            remedy=f"give {ENOUGH} or more unlabelled images of this site",
+        )
+    template = measured.coarse[reference].mean(axis=0)
+    rows = _with_likeness(measured, template)
+    old = site.bundle.calibration
+    new = Calibration.model_validate(
+        old.model_dump()
+        | {
+            "name": f"{out.name}: {count} unlabelled images of the site",
+            "images": count,
+            "reference": _sorted(combined[reference]),
+            "references": {
+                name: _sorted(values[reference]) for name, values in measured.estimates.items() if name != COMBINED
+            },
+            "normal_reference": _sorted(combined[normal]),
+            "probability": None,
+            "operating_points": (),
+            "template": tuple(template.round(3).tolist()),
+            "ranges": _ranges([row for row, inside in zip(rows, reference | normal, strict=True) if inside], old),
+        }
+    )
+    points = tuple(
+        OperatingPoint(kind="flag_rate", target=rate, threshold=cut, percentile=new.percentile(cut))
+        for rate in FLAG_RATES
+        for cut in [float(np.quantile(combined[reference], 1 - rate))]
+    )
+    new = _with_labels(site, measured, kept, new.model_copy(update={"operating_points": points}))
+    notes = _notes(site, measured, new, far)
+    return _write(site.bundle, new, out, notes), notes
+
+
+def _measure(site: Site, device: str, advance: Callable[[], None]) -> _Measured:
+    """Read and score the images, a few at a time."""
+    estimators = BundleEstimators.load(site.bundle, device)
+    keys: list[str] = []
+    waiting: list[Pixels] = []
+    parts: list[tuple[dict[str, Scores], list[dict[str, float]], list[Scores]]] = []
+    refused = 0
+    for number, (key, case) in enumerate(site.cases.items(), start=1):
+        try:
+            waiting.append(case.read())
+            keys.append(key)
+        except NotScoredError:
+            refused += 1
+        if waiting and (len(waiting) == BATCH or number == len(site.cases)):
+            parts.append(_scored(estimators, np.stack(waiting)))
+            waiting = []
+        advance()
+    if not keys:
+        raise ConfigurationError("none of the images can be used", remedy="give images that the node would score")
+    estimates = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
+    found = [row for part in parts for row in part[1]]
+    grids = np.stack([grid for part in parts for grid in part[2]])
+    return _Measured(keys, estimates, found, grids, refused)
+
+
+def _scored(
+    estimators: BundleEstimators, pixels: Pixels
+) -> tuple[dict[str, Scores], list[dict[str, float]], list[Scores]]:
+    bundle, engine = estimators.bundle, estimators.engine
+    estimates = estimators(pixels)
+    levels = bundle.preprocessing.grey_levels
+    grey = np.stack([to_flow_grid(image, bundle.transform, bundle.architecture, levels) for image in pixels])
+    parts, largest = engine.parts(grey)
+    rows: list[dict[str, float]] = []
+    for number, image in enumerate(pixels):
+        row = quantities(parts[0, number], parts[1, number], image, engine.template)
+        row |= latent_quantities(largest[:, number])
+        row |= {name: float(estimates[name][number]) for name in (SET_CLASSIFIER,) if name in estimates}
+        rows.append(row)
+    return estimates, rows, [coarse(image) for image in pixels]
+
+
+def _with_likeness(measured: _Measured, template: Scores) -> list[dict[str, float]]:
+    """Return the quantities with the likeness to the site's own mean image."""
+    rows: list[dict[str, float]] = []
+    for row, grid in zip(measured.quantities, measured.coarse, strict=True):
+        likeness = float(np.corrcoef(grid, template)[0, 1]) if np.ptp(grid) > 0 and np.ptp(template) > 0 else 0.0
+        rows.append(row | ({"input.likeness": likeness} if "input.likeness" in row else {}))
+    return rows
+
+
+def _plausible(site: Site, measured: _Measured) -> tuple[list[bool], int]:
+    """Return which images are near enough to the others to be a reference, and how many are not.
+
+    One test pattern among the reference would stretch every range until nothing is unlike.
+    """
+    ok = np.ones(len(measured.keys), dtype=bool)
+    for name in measured.quantities[0]:
+        values = np.array([row[name] for row in measured.quantities])
+        finite = np.isfinite(values)
+        ok &= finite
+        if finite.any():
+            low, middle, high = np.percentile(values[finite], [25, 50, 75])
+            ok &= np.abs(np.where(finite, values, middle) - middle) <= FAR * max(high - low, 1e-9)
+    far = sum(key in site.reference | site.normal and not good for key, good in zip(measured.keys, ok, strict=True))
+    return ok.tolist(), far
+
+
+def _ranges(rows: Sequence[Mapping[str, float]], old: Calibration) -> dict[str, tuple[float, float]]:
+    ranges: dict[str, tuple[float, float]] = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        low, high = min(values), max(values)
+        ranges[name] = (low - MARGIN * (high - low), high + MARGIN * (high - low))
+    if old.log_prior is not None:  # never refuse a ratio that exact densities could have
+        ranges["ratio"] = (min(ranges["ratio"][0], old.log_prior[0]), ranges["ratio"][1])
+    return ranges
+
+
+def _sorted(values: Scores) -> tuple[float, ...]:
+    return tuple(sorted(values.tolist()))
+
+
+def _labelled(site: Site, measured: _Measured, kept: Sequence[bool]) -> tuple[Scores, Scores]:
+    """Return the combined statistic of the labelled normal images, and of the labelled others."""
+    combined = measured.estimates[COMBINED]
+    pairs = [
+        (value, site.labels[key])
+        for value, key, ok in zip(combined.tolist(), measured.keys, kept, strict=True)
+        if ok and key in site.labels
+    ]
+    parts = ([value for value, abnormal in pairs if abnormal == wanted] for wanted in (False, True))
+    normal, abnormal = (np.array(part) for part in parts)
+    return normal, abnormal
+
+
+def _with_labels(site: Site, measured: _Measured, kept: Sequence[bool], calibration: Calibration) -> Calibration:
+    """Add probabilities and thresholds by sensitivity, where the site has labels and they agree with the scores."""
+    if not site.labels:
+        return calibration
+    normal, abnormal = _labelled(site, measured, kept)
+    if min(len(normal), len(abnormal)) < LEAST_LABELS:
+        raise ConfigurationError(
+            f"{len(normal)} normal and {len(abnormal)} other labelled images have a score: probabilities need "
+            f"{LEAST_LABELS} of either",
+            remedy="label more images, or leave out --labels",
+        )
+    values, truth = np.r_[normal, abnormal], np.r_[np.zeros(len(normal), bool), np.ones(len(abnormal), bool)]
+    if roc_auc_score(truth, values) < 0.5:
+        raise ConfigurationError(
+            "by these labels higher scores are more often normal: this bundle doesn't work on these images",
+            remedy="check the labels, and run triage-node evaluate on them",
+        )
+    return with_labels(calibration, values, truth, prevalence=site.prevalence or float(truth.mean()))
+
+
+def _notes(site: Site, measured: _Measured, new: Calibration, far: int) -> list[str]:
+    notes = [
+        f"{new.images} unlabelled reference images, {len(new.normal_reference)} reported normals, "
+        f"{len(site.labels)} labelled"
+    ]
+    if measured.refused:
+        notes.append(f"{measured.refused} images were left out: the node would not score them")
+    if far:
+        notes.append(f"{far} images were left out: they are unlike all the others")
+    if new.images < ENOUGH:
+        notes.append(f"warning: {new.images} reference images make coarse percentiles; {ENOUGH} or more are better")
+    if new.normal_reference and len(new.normal_reference) < ENOUGH:
+        notes.append(f"the smallest p-value that {len(new.normal_reference)} reported normals allow is "
+                     f"{1 / (len(new.normal_reference) + 1):.3f}")  # fmt: skip
+    if new.probability:
+        notes.append(
+            f"probabilities assume that {100 * new.probability.assumed:.1f} % are abnormal "
+            f"({100 * new.probability.prevalence:.1f} % of the labelled images are)"
+        )
+    return notes
+
+
+def _write(bundle: Bundle, calibration: Calibration, out: Path, notes: Sequence[str]) -> Bundle:
+    """Write a copy of the bundle with this calibration; its weights are the same bytes."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in bundle.folder.glob("*.safetensors"):
+        shutil.copyfile(path, out / path.name)
+    manifest = bundle.manifest.model_copy(update={"name": out.name})
+    section = (
+        f"\n## Calibrated again\nMade from {bundle.name} {bundle.version} (digest {bundle.digest}) by `models "
+        "calibrate`: same weights, and percentiles against a site's own images. What is said above on how good it is "
+        "and on its reference is about the original.\n\n" + "".join(f"- {note}\n" for note in notes)
+    )
+    return write_bundle(out, manifest, calibration, bundle.card + section)
