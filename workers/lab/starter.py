@@ -64,7 +64,7 @@ RECIPES: dict[str, Recipe] = {
         calibration_on_test=False,
         summary="Adult frontal chest X-rays at low resolution, for trying the node out.",
         note="All test images come from one source and their patients from no training set; radiologists read them. "
-        "The classifier's recipe (penalties, artificial abnormalities) was chosen while its AUC on these same images was "
+        "The classifier's recipe (penalties, artificial abnormalities) was chosen while its AUC on these images was "
         "looked at: expect a little less on others.",
         data=(
             DataSource(
