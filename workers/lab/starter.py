@@ -90,7 +90,8 @@ RECIPES: dict[str, Recipe] = {
         calibration_on_test=True,
         summary="Non-contrast head CTs at low resolution, for trying the node out: far too few to be good.",
         note="The percentiles' reference is made of these volumes too (without their labels) and of shifted copies. "
-        "Blocks and pooling of the classifier were chosen by cross-validation that saw their labels: expect less on others.",
+        "Blocks and pooling of the classifier were chosen by cross-validation that saw their labels: expect less on "
+        "others.",
         data=(
             DataSource(
                 name="CT-ICH 1.0.0 (55 head CTs, 24 with intracranial hemorrhage)",
