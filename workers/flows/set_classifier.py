@@ -128,4 +128,8 @@ class SetClassifier:
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> float:
         """Return the logit of one image on the bundle's grid: higher for the more abnormal."""
-        return float((self.extract(pixels) - self.mean) / self.scale @ self.weight + self.bias[0])
+        return self.logit(self.extract(pixels))
+
+    def logit(self, features: Features) -> float:
+        """Return the logit of an image's features, (F,)."""
+        return float((features - self.mean) / self.scale @ self.weight + self.bias[0])

@@ -33,6 +33,7 @@ FOLDS = 5
 _LEAST_SLOPE = 1e-3  # sets that can't be told apart still give a logit, of next to no weight
 
 Report = Callable[[int, int], None]
+Extract = Callable[[Pixels], Features]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def fit_classifier(
     seed: int,
     device: torch.device,
     report: Report = lambda done, of: None,
+    extract: Extract | None = None,
 ) -> dict[str, Tensor]:
     """Return the tensors of ``classifier.safetensors``: the frozen blocks, and the head whose output is a logit.
 
@@ -98,12 +100,14 @@ def fit_classifier(
         Where to compute features.
     report : callable
         Gets how many images were looked at, and of how many.
+    extract : callable or None
+        Gives an image's features, (F,), if somebody keeps them; None computes them.
     """
     blocks = frozen_blocks(recipe.spec.blocks[-1])
     everything = ImageSet.union([normal, mixture])
     chosen, copies = _copies(recipe, everything, seed)
     hosts, planted_copies = _planted(recipe, normal, seed)
-    extract = FeatureExtractor(recipe.spec, blocks, device)
+    extract = extract or FeatureExtractor(recipe.spec, blocks, device)
     images = [*everything.pixels, *copies, *planted_copies]
     found: list[Features] = []
     for image in images:

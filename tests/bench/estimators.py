@@ -1,0 +1,285 @@
+"""How well each estimator tells normal from abnormal, on patients that it never saw; no label of a disease trains any.
+
+``python -m tests.bench.estimators [--task children] [--seeds 3] [--flows 1] [--data DIR] [--json]``
+
+Tasks: ``children`` (half of the mixture abnormal), ``children10`` (a tenth), ``lesions`` (soft opacities planted into
+half of otherwise equal normal images: nothing but the lesion differs), ``adults`` (normal set and mixture from two
+sources; tested by radiologists' labels within one), ``ctich`` (head CTs; 40 % of the volumes are tested). A seed
+decides split and training. Flows take minutes a seed, hence their own number of seeds. Of every estimator the mean AUC
+over the seeds is told, with a 95 % interval by resampling test images.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import rankdata
+
+from tests.support.lesions import plant
+from workers.flows.estimators import BundleEstimators
+from workers.flows.set_classifier import FeatureExtractor, Features, SetClassifier
+from workers.lab.fit_classifier import fit_classifier
+from workers.lab.image_set import ImageSet, Pixels, share
+from workers.lab.imagenet import frozen_blocks
+from workers.lab.images import load
+from workers.lab.presets import ClassifierRecipe, Preset, find_preset
+from workers.lab.starter import RECIPES
+from workers.lab.train import Run, train
+
+Numbers = npt.NDArray[np.float64]
+Truth = npt.NDArray[np.bool_]
+DRAWS = 1000
+TESTED = 0.3
+
+
+@dataclass(frozen=True)
+class Task:
+    """Two training sets, and test images of other patients with their truth."""
+
+    preset: Preset
+    normal: ImageSet
+    mixture: ImageSet
+    test: Pixels
+    abnormal: Truth
+
+
+class Data:
+    """The images, read once.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``cxr_children.npz``, ``cxr_adult.npz`` and ``bct_ctich.npz``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.read: dict[str, ImageSet] = {}
+
+    def __call__(self, source: str, preset: Preset) -> ImageSet:
+        """Return the images of a source; see `workers.lab.images`."""
+        if source not in self.read:
+            self.read[source] = load([str(self.folder / source)], preset.preprocessing, preset.modality)
+        return self.read[source]
+
+
+def _divide(images: ImageSet, share_of_first: float, salt: str) -> tuple[ImageSet, ImageSet]:
+    first = [share(patient, salt) < share_of_first for patient in images.patients]
+    return images.select(first), images.select([not one for one in first])
+
+
+def _some(images: ImageSet, count: int, salt: str) -> ImageSet:
+    order = sorted(images.keys, key=lambda key: share(key, salt))
+    wanted = set(order[:count])
+    return images.select([key in wanted for key in images.keys])
+
+
+def _task(preset: Preset, normal: ImageSet, mixture: ImageSet, healthy: ImageSet, ill: ImageSet) -> Task:
+    truth = np.arange(len(healthy) + len(ill)) >= len(healthy)
+    return Task(preset, normal, mixture, np.concatenate([healthy.pixels, ill.pixels]), truth)
+
+
+def children(data: Data, seed: int, share_abnormal: float = 0.5) -> Task:
+    """Children's radiographs: normal or pneumonia, split by patient."""
+    preset, salt = find_preset("starter-cxr"), f"children {seed}"
+    healthy, well = _divide(data("cxr_children.npz?y=0", preset), TESTED, salt)
+    sick, ill = _divide(data("cxr_children.npz?y=1", preset), TESTED, salt)
+    normal, rest = _divide(well, 0.5, salt + " sets")
+    count = round(len(rest) * share_abnormal / (1 - share_abnormal))
+    return _task(preset, normal, ImageSet.union([rest, _some(ill, count, salt)]), healthy, sick)
+
+
+def lesions(data: Data, seed: int) -> Task:
+    """Normal radiographs of one source; half of the mixture and of the test images get a soft opacity."""
+    preset, salt = find_preset("starter-cxr"), f"lesions {seed}"
+    test, rest = _divide(data("cxr_adult.npz?source=rsna_normal", preset), TESTED, salt)
+    normal, mixture = _divide(rest, 0.5, salt + " sets")
+
+    def half(images: ImageSet) -> tuple[ImageSet, ImageSet]:
+        clean, host = _divide(images, 0.5, salt + " planted")
+        pixels = np.stack([plant(image, number, seed=seed).pixels for number, image in enumerate(host.pixels)])
+        return clean, ImageSet(pixels, tuple(f"{key}+" for key in host.keys), host.patients)
+
+    return _task(preset, normal, ImageSet.union(half(mixture)), *half(test))
+
+
+def adults(data: Data, seed: int) -> Task:
+    """The sets of cxr-starter; half of the normal set, drawn by the seed, stands in the mixture."""
+    preset = find_preset("starter-cxr")
+    healthy = data(RECIPES["cxr"].test_normal, preset)
+    ill = data(RECIPES["cxr"].test_abnormal["all abnormal"], preset)
+    tested = frozenset(healthy.patients + ill.patients)
+    normal = data(RECIPES["cxr"].normal[0], preset).without_patients(tested)
+    unread = data("cxr_adult.npz?y_rsna=-1", preset).without_patients(tested)
+    return _task(preset, normal, ImageSet.union([_divide(normal, 0.5, f"adults {seed}")[0], unread]), healthy, ill)
+
+
+def ctich(data: Data, seed: int) -> Task:
+    """Head CTs with and without hemorrhage; the mixture is all volumes that aren't tested."""
+    preset, salt = find_preset("starter-bct"), f"ctich {seed}"
+    source = RECIPES["bct"].mixture[0]
+    healthy, normal = _divide(data(f"{source}&y=0", preset), 0.4, salt)
+    sick, ill = _divide(data(f"{source}&y=1", preset), 0.4, salt)
+    return _task(preset, normal, ImageSet.union([normal, ill]), healthy, sick)
+
+
+TASKS: dict[str, Callable[[Data, int], Task]] = {
+    "children": children,
+    "children10": lambda data, seed: children(data, seed, 0.1),
+    "lesions": lesions,
+    "adults": adults,
+    "ctich": ctich,
+}
+
+
+def linear_gaussians(task: Task) -> dict[str, Numbers]:
+    """Return -log p(x|normal) and the ratio by Gaussians on 40 principal components of images of 32 x 32."""
+
+    def small(pixels: Pixels) -> Numbers:
+        x = pixels.astype(np.float64)
+        blocks = x.reshape(*x.shape[:-2], 32, x.shape[-2] // 32, 32, x.shape[-1] // 32).mean((-3, -1))
+        flat = blocks.reshape(len(x), -1)
+        if task.preset.modality == "CXR":
+            flat = (flat - flat.mean(1, keepdims=True)) / (flat.std(1, keepdims=True) + 1e-9)
+        return flat
+
+    normal, mixture, test = (small(pixels) for pixels in (task.normal.pixels, task.mixture.pixels, task.test))
+    everything = np.concatenate([normal, mixture])
+    mean = everything.mean(0)
+    count = min(40, min(len(normal), len(mixture)) // 4)
+    axes = np.linalg.svd(everything - mean, full_matrices=False)[2][:count].T
+
+    def log_density(of: Numbers, by: Numbers) -> Numbers:
+        z = (by - mean) @ axes
+        spread = np.cov(z.T) + 1e-3 * np.trace(np.cov(z.T)) / count * np.eye(count)
+        away = (of - mean) @ axes - z.mean(0)
+        return -0.5 * (np.einsum("ni,ij,nj->n", away, np.linalg.inv(spread), away) + np.linalg.slogdet(spread)[1])
+
+    one_class = -log_density(test, normal)
+    return {"linear -log p(x|normal)": one_class, "linear ratio": log_density(test, mixture) + one_class}
+
+
+class Keeper:
+    """A feature extractor that looks at no image twice."""
+
+    def __init__(self, recipe: ClassifierRecipe) -> None:
+        blocks = frozen_blocks(recipe.spec.blocks[-1])
+        self.extract = FeatureExtractor(recipe.spec, blocks, torch.device("cpu"))
+        self.kept: dict[bytes, Features] = {}
+
+    def __call__(self, pixels: Pixels) -> Features:
+        key = pixels.tobytes()
+        if key not in self.kept:
+            self.kept[key] = self.extract(pixels)
+        return self.kept[key]
+
+
+def classifiers(task: Task, seed: int, keep: Keeper) -> dict[str, Numbers]:
+    """Return the preset's set classifier, and what is left of it without each of its two aids."""
+    recipe = task.preset.classifier
+    assert recipe is not None
+    plain = {"invariance": 0.0, "planted": 0.0}
+    variants = {
+        "set_classifier": recipe,
+        "set classifier, no artificial abnormalities": recipe.model_copy(update={"planted": 0.0}),
+        "set classifier, no invariance": recipe.model_copy(update={"invariance": 0.0}),
+        "set classifier, neither": recipe.model_copy(update=plain),
+    }
+    found = {}
+    for name, variant in variants.items():
+        cpu = torch.device("cpu")
+        tensors = fit_classifier(variant, task.normal, task.mixture, seed=seed, device=cpu, extract=keep)
+        classifier = SetClassifier(variant.spec, tensors, cpu)
+        found[name] = np.array([classifier.logit(keep(image)) for image in task.test])
+    return found
+
+
+def bundle(task: Task, seed: int, folder: Path) -> dict[str, Numbers]:
+    """Train a bundle as a user would, and return all its estimators."""
+    run = Run(preset=task.preset, normal=task.normal, mixture=task.mixture, out=folder / f"bundle-{seed}", seed=seed)
+    made = train(run, lambda progress: None)
+    scores = BundleEstimators.load(made, "cpu")(task.test)
+    return {f"bundle: {name}": values for name, values in scores.items()}
+
+
+def area(healthy: Numbers, ill: Numbers) -> float:
+    """Return the AUC."""
+    ranks = rankdata(np.concatenate([healthy, ill]))[len(healthy) :]
+    return float((ranks.sum() - len(ill) * (len(ill) + 1) / 2) / (len(healthy) * len(ill)))
+
+
+def summary(runs: list[tuple[Numbers, Truth]]) -> dict[str, object]:
+    """Return the mean AUC over seeds, and its interval when every seed's test images are drawn anew."""
+    rng = np.random.default_rng(0)
+    values, draws = [], []
+    for scores, abnormal in runs:
+        healthy, ill = scores[~abnormal], scores[abnormal]
+        values.append(area(healthy, ill))
+        draws.append(
+            [area(rng.choice(healthy, len(healthy)), rng.choice(ill, len(ill))) for _ in range(DRAWS // len(runs))]
+        )
+    low, high = np.percentile(np.mean(draws, 0), [2.5, 97.5])
+    sizes = [(int((~abnormal).sum()), int(abnormal.sum())) for _, abnormal in runs]
+    return {
+        "auc": float(np.mean(values)),
+        "ci95": [float(low), float(high)],
+        "seeds": [round(value, 4) for value in values],
+        "n_normal": sizes[0][0],
+        "n_abnormal": sizes[0][1],
+    }
+
+
+def measure(name: str, data: Data, seeds: int, flows: int) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield every estimator's name and summary on one task."""
+    runs: dict[str, list[tuple[Numbers, Truth]]] = {}
+    keep: Keeper | None = None
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(seeds):
+            task = TASKS[name](data, seed)
+            if keep is None and task.preset.classifier:
+                keep = Keeper(task.preset.classifier)
+            found = linear_gaussians(task)
+            if keep is not None:
+                found |= classifiers(task, seed, keep)
+            if seed < flows:
+                found |= bundle(task, seed, Path(folder))
+            for estimator, scores in found.items():
+                runs.setdefault(estimator, []).append((scores, task.abnormal))
+    for estimator, rows in runs.items():
+        yield estimator, summary(rows)
+
+
+def main() -> None:
+    """Print a table, or with ``--json`` one object: task, estimator, figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=sorted(TASKS), action="append", help="default: all")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--flows", type=int, default=1, help="seeds for which whole bundles are trained")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    data, everything = Data(arguments.data), {}
+    for name in arguments.task or TASKS:
+        everything[name] = dict(measure(name, data, arguments.seeds, arguments.flows))
+        if not arguments.json:
+            print(f"\n{name}")
+            for estimator, row in everything[name].items():
+                low, high = row["ci95"]
+                print(
+                    f"  {estimator:45} {row['auc']:.3f} [{low:.3f}, {high:.3f}]  seeds {row['seeds']} "
+                    f"({row['n_normal']} normal, {row['n_abnormal']} abnormal)",
+                    flush=True,
+                )
+    if arguments.json:
+        print(json.dumps(everything, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""What p-values, probabilities and thresholds promise, checked by simulation."""
+
+import numpy as np
+import pytest
+
+from tests.support.flows import tiny_calibration
+from triage.calibration import Calibration, Term
+from triage.errors import ConfigurationError
+from workers.lab.calibrate import with_labels
+
+TERMS = {"flows": Term(centre=1, spread=2, weight=0.5), "set_classifier": Term(centre=0, spread=1, weight=1)}
+
+
+@pytest.mark.parametrize("references", [19, 100])
+@pytest.mark.parametrize("level", [0.05, 0.1, 0.5])
+def test_a_normal_image_gets_a_small_p_value_no_more_often_than_it_says(references: int, level: float) -> None:
+    """Over references and images drawn anew from one skewed distribution, P(p <= a) <= a, and close to it."""
+    rng = np.random.default_rng(0)
+    small = 0
+    trials = 4000
+    for _ in range(trials):
+        drawn = rng.exponential(size=references + 1)
+        calibration = Calibration.model_construct(normal_reference=tuple(np.sort(drawn[:-1]).tolist()))
+        p = calibration.p_value(float(drawn[-1]))
+        assert p is not None
+        small += p <= level
+    error = 4 * np.sqrt(level * (1 - level) / trials)
+    assert level - 1 / (references + 1) - error < small / trials < level + error
+
+
+def test_a_p_value_counts_references_at_least_as_abnormal() -> None:
+    calibration = tiny_calibration(normal_reference=(1.0, 2.0, 2.0, 3.0))
+    assert calibration.p_value(2.0) == pytest.approx(4 / 5)
+    assert calibration.p_value(3.5) == pytest.approx(1 / 5)
+    assert calibration.p_value(float("nan")) is None
+    assert tiny_calibration().p_value(0.0) is None
+
+
+def test_probabilities_hold_at_another_prevalence() -> None:
+    """Calibrated on a test set half abnormal, used where a tenth is: predicted and observed shares agree."""
+    rng = np.random.default_rng(1)
+
+    def cases(normal: int, abnormal: int) -> tuple[np.ndarray, np.ndarray]:
+        truth = np.arange(normal + abnormal) >= normal
+        return rng.normal(np.where(truth, 1.5, 0.0)), truth
+
+    calibration = with_labels(tiny_calibration(), *cases(2000, 2000), prevalence=0.1)
+    values, truth = cases(18000, 2000)
+    predicted = np.array([calibration.calibrated(value) for value in values])
+    assert predicted.mean() == pytest.approx(0.1, abs=0.01)
+    for low, high in ((0.0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.5, 1.0)):
+        chosen = (predicted >= low) & (predicted < high)
+        assert predicted[chosen].mean() == pytest.approx(truth[chosen].mean(), abs=0.05)
+
+
+def test_thresholds_reach_the_sensitivity_that_they_name() -> None:
+    rng = np.random.default_rng(2)
+    values, truth = rng.normal(size=160), np.arange(160) >= 80
+    calibration = with_labels(tiny_calibration(), values, truth, prevalence=0.2)
+    points = [point for point in calibration.operating_points if point.kind == "sensitivity"]
+    assert [point.target for point in points] == [0.8, 0.9, 0.95]
+    for point in points:
+        assert (values[truth] >= point.threshold).mean() >= point.target
+
+
+def test_few_labels_make_no_probability() -> None:
+    with pytest.raises(ConfigurationError, match="too few"):
+        with_labels(tiny_calibration(), np.arange(60.0), np.arange(60) >= 30, prevalence=0.1)
+    assert tiny_calibration().calibrated(1.0) is None
+
+
+def test_the_combined_statistic_weighs_standardised_estimators() -> None:
+    calibration = tiny_calibration(combination=TERMS, references={"flows": (0.0, 2.0)})
+    assert calibration.combined(3.0, 0.25) == pytest.approx(0.5 * (3 - 1) / 2 + 0.25)
+    assert tiny_calibration().combined(3.0) == 3.0
+    with pytest.raises(ValueError, match="set_classifier"):
+        calibration.combined(3.0)
+    assert calibration.percentiles({"flows": 1.0, "combined": 0.0, "other": 1.0, "plain_ratio": float("nan")}) == {
+        "flows": pytest.approx(50.0), "combined": pytest.approx(50.0),
+    }  # fmt: skip
