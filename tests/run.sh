@@ -29,4 +29,5 @@ fi
 "$bin/ruff" format --check .
 "$bin/mypy"
 "$bin/lint-imports"
-exec "$bin/pytest"
+# Two at a time: much of the time is spent waiting for quiet times, leases and peers.
+exec "$bin/pytest" -n 2 --dist loadfile

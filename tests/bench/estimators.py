@@ -223,7 +223,9 @@ def summary(runs: list[tuple[Numbers, Truth]]) -> dict[str, object]:
         values.append(area(healthy, ill))
         # Sorted, so that the mean below is of draws that are all low or all high together.
         draws.append(
-            sorted(area(rng.choice(healthy, len(healthy)), rng.choice(ill, len(ill))) for _ in range(DRAWS // len(runs)))
+            sorted(
+                area(rng.choice(healthy, len(healthy)), rng.choice(ill, len(ill))) for _ in range(DRAWS // len(runs))
+            )
         )
     low, high = np.percentile(np.mean(draws, 0), [2.5, 97.5])
     sizes = [(int((~abnormal).sum()), int(abnormal.sum())) for _, abnormal in runs]

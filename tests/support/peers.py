@@ -1,10 +1,12 @@
 """Real peers that the tests talk to: where their programs are, free ports, and waiting for conditions."""
 
+import itertools
 import os
+import random
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,11 +47,27 @@ def shared(*parts: str) -> Path:
     return path
 
 
+def _ports() -> Iterator[int]:
+    """Yield ports below those that the kernel gives to outgoing connections (ip(7)), of this test process alone."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    start = 16000 + 2000 * number % 16000
+    # Not always the same ones: an earlier run's connections may linger.
+    return itertools.cycle(random.sample(range(start, start + 2000), 2000))
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of 127.0.0.1 that is free now, and that nobody else will be given."""
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def wait_until(condition: Callable[[], T], timeout_s: float = 30, what: str = "the condition") -> T:
