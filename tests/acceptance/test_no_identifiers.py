@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.dcmtk, pytest.mark.timeout(300)]
 def captured(url: str) -> Iterator[list[str]]:
     """Record every command that reaches the broker while the block runs."""
     commands: list[str] = []
-    client = redis.Redis.from_url(url)
+    client = redis.Redis.from_url(url, socket_timeout=None)  # a node that starts is silent for a while
     started = threading.Event()
     over = threading.Event()
 
