@@ -3,9 +3,8 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
@@ -17,11 +16,13 @@ from triage.config.schema import Models
 from triage.errors import BundleError, ConfigurationError, TriageError
 from triage.manifest import Architecture
 from workers.flows.counts import count_levels, pair_operations
-from workers.flows.engine import choose_device
-from workers.flows.estimators import BundleEstimators
-from workers.flows.precision import GATE_NATS, Precision, check_precision, device_error
-from workers.lab.golden import check_golden
 from workers.lab.presets import PRESETS, Preset
+
+if TYPE_CHECKING:
+    # At run time each command imports them when it needs them: torch takes longer to load than most commands to run.
+    import torch
+
+    from workers.flows.precision import Precision
 
 models_app = typer.Typer(no_args_is_help=True, help="Look at the model bundles.")
 
@@ -113,6 +114,8 @@ def verify_models(
     the CPU within 0.2 nats, and on another device with the CPU within 0.2 nats.
     """
     models = _models(ctx)
+    from workers.flows.engine import choose_device
+
     chosen = choose_device(device)
     if precision not in {"float32", "bfloat16"}:
         raise ConfigurationError(f"there is no precision {precision}", remedy="choose float32 or bfloat16")
@@ -165,10 +168,13 @@ def _row(folder: Path, models: Models) -> BundleRow:
     )
 
 
-def _verified(folder: Path, models: Models, device: torch.device, precision: Precision) -> VerifiedRow:
+def _verified(folder: Path, models: Models, device: "torch.device", precision: "Precision") -> VerifiedRow:
     row = VerifiedRow(**asdict(_row(folder, models)), device=str(device), precision=precision)
     if row.problem:
         return row
+    from workers.flows.precision import GATE_NATS, check_precision, device_error
+    from workers.lab.golden import check_golden
+
     try:
         bundle = Bundle.open(folder)
         golden = check_golden(bundle, str(device))
@@ -234,6 +240,8 @@ def _preset(preset: Preset) -> dict[str, Any]:
 
 
 def _bundle(bundle: Bundle, active: bool) -> dict[str, Any]:
+    from workers.flows.estimators import BundleEstimators
+
     return {
         "name": bundle.name,
         "kind": "bundle",
