@@ -73,6 +73,11 @@ class PostOffice:
         wait_until(lambda: set(self.states(destination)) == {state}, timeout_s, what)
         return self.items(destination)
 
+    def wait_until_ended(self, timeout_s: float = 30) -> None:
+        """Wait until no item is on its way any more."""
+        ended = {OutboxState.COMMITTED, OutboxState.DISCARDED, OutboxState.DEAD}
+        wait_until(lambda: set(self.states()) <= ended, timeout_s, "every item to be proved or given up")
+
     def study(self, number: object) -> Study:
         """Return the study of a number."""
         return self.ledger.study(str(header(study=number).StudyInstanceUID))

@@ -79,7 +79,7 @@ def build_capture(
     rgb = draw(
         backdrop.pictures,
         title=f"{score.bundle_name} {score.bundle_version}: abnormality percentile {score.percentile:.0f} of 100",
-        subtitle=f"Map: {relevance.method}, against {score.calibration or 'an unnamed reference'}",
+        subtitle=f"Map: {relevance.method}. Percentile: against {score.calibration or 'an unnamed reference'}",
     )
     source = without_identity(sources[0])
     try:

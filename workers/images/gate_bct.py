@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from triage.errors import NotScoredError
 from workers.images.pixels import Floats
-from workers.images.resample import HeadFrame
+from workers.images.resample import TISSUE, HeadFrame
 from workers.images.volume import HU_OFFSET, Volume
 
 #: Everything from here on is bone (also where the data were clipped at 100 HU).
@@ -34,6 +34,8 @@ SMOOTHING_MM = 5.0
 HEAD_CM2 = (80.0, 420.0)
 #: The uppermost slice of a whole head is much smaller than its largest.
 MAX_TOP_SHARE = 0.75
+#: Sinuses, mouth and orbital fat lie in the lower third of a head: this deep under the skin the vault has neither.
+SKIN_PIXELS, MIN_CORE_PIXELS = 6, 150
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,19 @@ def check_head(volume: Volume, frame: HeadFrame) -> None:
         raise NotScoredError("a test pattern or phantom: what the skull holds has no structure")
     if float(areas[np.flatnonzero(areas)[-1]]) > MAX_TOP_SHARE * float(areas.max()):
         raise NotScoredError("the top of the head is not covered")
+    _check_upright(volume, frame)
+
+
+def _check_upright(volume: Volume, frame: HeadFrame) -> None:
+    """Refuse slices whose positions run against the anatomy: air and fat deep inside belong to the lower third."""
+    shares = []
+    for values, head in zip(volume.values, frame.mask, strict=True):
+        core = ndimage.binary_erosion(ndimage.binary_fill_holes(head), iterations=SKIN_PIXELS)
+        if core.sum() >= MIN_CORE_PIXELS:
+            shares.append(float((values[core] <= TISSUE).mean()))
+    third = len(shares) // 3
+    if third and np.mean(shares[-third:]) > np.mean(shares[:third]):
+        raise NotScoredError("the head seems to be upside down: the slices' positions are wrong")
 
 
 def _inside_skull(volume: Volume, frame: HeadFrame) -> Iterator[_Slice]:

@@ -16,7 +16,7 @@ from workers.lab.image_set import ImageSet
 log = structlog.get_logger(__name__)
 
 #: By modality, what measured best (``python -m tests.bench.localisation``).
-METHODS = {"CXR": Method("difference", 1.5), "BCT": Method("gradient")}
+METHODS = {"CXR": Method("difference", 1.0), "BCT": Method("gradient")}
 #: Fewer normals have no spread to speak of: then there are no maps.
 MIN_NORMALS = 8
 #: With fewer normals than this, shifted copies join them.
