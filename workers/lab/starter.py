@@ -83,8 +83,8 @@ RECIPES: dict[str, Recipe] = {
         test_normal=f"{_CT}&patient={BCT_TEST_NORMAL}",
         test_abnormal={"intracranial hemorrhage": f"{_CT}&patient={BCT_TEST_ABNORMAL}"},
         summary="Non-contrast head CTs at low resolution, for trying the node out: far too few to be good.",
-        note="Blocks and pooling of the classifier were chosen by cross-validation that saw their labels: expect less on "
-        "others.",
+        note="Blocks and pooling of the classifier were chosen by cross-validation that saw their labels: expect less "
+        "on others.",
         data=(
             DataSource(
                 name="CT-ICH 1.0.0 (55 head CTs, 24 with intracranial hemorrhage)",
