@@ -47,6 +47,9 @@ class WorklistItem(BaseModel):
     priority: Priority | None = Field(description="suggested by the model; null: no score. LOW is not 'normal'")
     percentile: float | None = Field(description="abnormality percentile, 0 to 100, of the calibration reference")
     log_posterior: float | None = Field(description="log p(x|normal) - log p(x), nats")
+    percentiles: dict[str, float] = Field(description="abnormality percentile by estimator: flows, set_classifier, …")
+    p_value: float | None = Field(description="conformal: how usual such a score is among reported normals")
+    calibrated: float | None = Field(description="probability of an abnormality, where labels were calibrated on")
     model: str | None = Field(description="bundle that scored it: name, version, start of the digest")
     calibration: str | None = Field(description="reference set that the percentile is against")
     waited_s: float = Field(description="seconds since arrival, or until it was read")
@@ -60,6 +63,7 @@ class WorklistItem(BaseModel):
     @classmethod
     def of(cls, study: Study, *, now: float, rank: Rank) -> Self:
         """Describe a study as of `now` (seconds since the epoch)."""
+        score = study.score
         return cls(
             study_instance_uid=study.study_instance_uid,
             patient_name=study.patient_name,
@@ -74,8 +78,11 @@ class WorklistItem(BaseModel):
             priority=study.priority,
             percentile=study.percentile,
             log_posterior=study.log_posterior,
+            percentiles=score.percentiles if score else {},
+            p_value=score.p_value if score else None,
+            calibrated=score.calibrated if score else None,
             model=model_of(study),
-            calibration=(study.score.calibration or None) if study.score else None,
+            calibration=(score.calibration or None) if score else None,
             waited_s=round(waited_s(study, now), 3),
             overdue=is_overdue(study, now, rank),
             result_sop_instance_uid=study.result_sop_instance_uid or None,
