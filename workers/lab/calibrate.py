@@ -44,11 +44,8 @@ class Measurer:
         self.flows = FusedFlows([posterior.normal, posterior.mixture])
         self.device = next(posterior.normal.parameters()).device
 
-    def __call__(self, pixels: Pixels, patients: Sequence[str] = ()) -> tuple[Numbers, Numbers, Numbers]:
-        """Return levels' parts and largest latents, (2, N, L) each, and the classifier's logits, (N,) or NaN.
-
-        Whose images they are makes no difference here.
-        """
+    def __call__(self, pixels: Pixels) -> tuple[Numbers, Numbers, Numbers]:
+        """Return levels' parts and largest latents, (2, N, L) each, and the classifier's logits, (N,) or NaN."""
         levels, largest = [], []
         for start in range(0, len(pixels), _BATCH):
             v = torch.from_numpy(self.grid(pixels[start : start + _BATCH])).to(self.device).unsqueeze(1).float()
@@ -59,37 +56,14 @@ class Measurer:
         return np.concatenate(levels, 1), np.concatenate(largest, 1), logits
 
 
-class LeftOut:
-    """Measures every image by estimators that were trained without its patient.
-
-    Parameters
-    ----------
-    folds : sequence of (frozenset of str, Measurer)
-        Patients, and what was trained without them.
-    """
-
-    def __init__(self, folds: Sequence[tuple[frozenset[str], Measurer]]) -> None:
-        self.folds = folds
-        self.classifier, self.flows = folds[0][1].classifier, folds[0][1].flows
-
-    def __call__(self, pixels: Pixels, patients: Sequence[str] = ()) -> tuple[Numbers, Numbers, Numbers]:
-        """Return what `Measurer` returns; there must be a fold for every one of ``patients``, one an image."""
-        place = [next(n for n, (left_out, _) in enumerate(self.folds) if p in left_out) for p in patients]
-        index = [np.flatnonzero(np.array(place) == number) for number in range(len(self.folds))]
-        parts = [measure(pixels[own]) for (_, measure), own in zip(self.folds, index, strict=True) if len(own)]
-        back = np.argsort(np.concatenate(index))
-        levels, largest = (np.concatenate([part[kind] for part in parts], 1)[:, back] for kind in (0, 1))
-        return levels, largest, np.concatenate([part[2] for part in parts])[back]
-
-
 def calibrate(
-    measure: Measurer | LeftOut, images: ImageSet, normals: ImageSet | None, *, name: str, preset: Preset
+    measure: Measurer, images: ImageSet, normals: ImageSet | None, *, name: str, preset: Preset
 ) -> Calibration:
     """Make the calibration of a bundle's estimators, without labels.
 
     Parameters
     ----------
-    measure : Measurer or LeftOut
+    measure : Measurer
         The estimators.
     images : ImageSet
         Unlabelled, on the bundle's grid, of patients that no estimator was trained on.
@@ -103,7 +77,7 @@ def calibrate(
     rng = np.random.default_rng(0)
     copies = [shifted(images.pixels, preset.flow.shift, rng) for _ in range(preset.copies)]
     pixels = np.concatenate([images.pixels, *copies])
-    levels, largest, logits = measure(pixels, images.patients * (1 + preset.copies))
+    levels, largest, logits = measure(pixels)
     template = np.mean([coarse(image) for image in images.pixels], axis=0)
     rows = []
     for number, image in enumerate(pixels):
@@ -127,7 +101,7 @@ def calibrate(
     reference = np.sort(by_estimator.pop(COMBINED))
     normal_reference: list[float] = []
     if normals is not None and len(normals):
-        levels, _, logits = measure(normals.pixels, normals.patients)
+        levels, _, logits = measure(normals.pixels)
         normal_reference = np.sort(_estimates(draft, measure, levels, logits)[COMBINED]).tolist()
     found = draft.model_copy(
         update={
@@ -212,9 +186,7 @@ def estimate(measure: Measurer, calibration: Calibration, pixels: Pixels) -> dic
     return _estimates(calibration, measure, levels, logits)
 
 
-def _estimates(
-    calibration: Calibration, measure: Measurer | LeftOut, levels: Numbers, logits: Numbers
-) -> dict[str, Numbers]:
+def _estimates(calibration: Calibration, measure: Measurer, levels: Numbers, logits: Numbers) -> dict[str, Numbers]:
     cell = measure.flows.cell
     rows = [
         estimates(calibration, n, m, cell=cell, set_classifier=float(logit) if measure.classifier else None)

@@ -71,7 +71,6 @@ def _percentile(calibration: Calibration) -> str:
     )
     return (
         f"## What its percentile means\nThe share of the reference that looks less abnormal, by {statistic}.\n"
-        f"The reference is {calibration.images} unlabelled images ({calibration.name}); none was scored by an "
-        "estimator that was trained on its patient. "
+        f"The reference is {calibration.images} unlabelled images of patients on whom no estimator was trained. "
         f"Whatever lies far outside of its range is not scored.\n{normals}"
     )

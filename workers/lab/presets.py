@@ -99,10 +99,6 @@ class Preset(BaseModel):
         Shifted copies of every calibration image that join the reference, where there are few images.
     margin : float
         Admissible ranges end so far beyond the reference's extremes, in units of the reference's range.
-    folds : int
-        Where images are too few to keep any aside: so many times all estimators are trained without a part of the
-        patients, and what they make of that part is the reference; the bundle's own are trained on everybody then.
-        0: a share of the patients is kept aside. A run's own calibration images go before both.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -122,7 +118,6 @@ class Preset(BaseModel):
     calibration_share: float = 0.2
     copies: int = 0
     margin: float = 0.4
-    folds: int = Field(0, ge=0, le=20)
 
 
 _CXR_CLASSIFIER = ClassifierRecipe(
@@ -204,7 +199,6 @@ def _starter_bct() -> Preset:
         weights=(1.0, 1.0, 1.0),
         # The extremes of two dozen heads say little: with 0.4 one of six ordinary heads in DICOM fell out (measured).
         margin=1.0,
-        folds=4,
     )
 
 

@@ -30,7 +30,10 @@ BCT_TEST_ABNORMAL = "49,51,53,67,70,73,79,81,83,86,87,89"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A starter bundle's images, as sources within the data folder; the test images are used for nothing else."""
+    """A starter bundle's images, as sources within the data folder; the test images are used for nothing else.
+
+    ``calibration_on_test`` calibrates on the test images (without their labels) where no others are left.
+    """
 
     preset: str
     name: str
@@ -38,6 +41,7 @@ class Recipe:
     mixture: tuple[str, ...]
     test_normal: str
     test_abnormal: dict[str, str]
+    calibration_on_test: bool
     summary: str
     note: str
     data: tuple[DataSource, ...]
@@ -57,6 +61,7 @@ RECIPES: dict[str, Recipe] = {
             "abnormal without opacity": "cxr_adult.npz?y_rsna=2",
             "all abnormal": "cxr_adult.npz?y_rsna=1,2",
         },
+        calibration_on_test=False,
         summary="Adult frontal chest X-rays at low resolution, for trying the node out.",
         note="All test images come from one source and their patients from no training set; radiologists read them. "
         "The classifier's recipe (penalties, artificial abnormalities) was chosen while its AUC on these images was "
@@ -82,9 +87,11 @@ RECIPES: dict[str, Recipe] = {
         mixture=(_CT,),
         test_normal=f"{_CT}&patient={BCT_TEST_NORMAL}",
         test_abnormal={"intracranial hemorrhage": f"{_CT}&patient={BCT_TEST_ABNORMAL}"},
+        calibration_on_test=True,
         summary="Non-contrast head CTs at low resolution, for trying the node out: far too few to be good.",
-        note="Blocks and pooling of the classifier were chosen by cross-validation that saw their labels: expect less "
-        "on others.",
+        note="The percentiles' reference is made of these volumes too (without their labels) and of shifted copies. "
+        "Blocks and pooling of the classifier were chosen by cross-validation that saw their labels: expect less on "
+        "others.",
         data=(
             DataSource(
                 name="CT-ICH 1.0.0 (55 head CTs, 24 with intracranial hemorrhage)",
@@ -121,6 +128,7 @@ def make(recipe: Recipe, data: Path, out: Path, *, resume: bool = False) -> Bund
         normal=images(*recipe.normal),
         mixture=images(*recipe.mixture),
         out=out,
+        calibration=test if recipe.calibration_on_test else None,
         excluded=frozenset(test.patients),
         summary=recipe.summary,
         data=recipe.data,

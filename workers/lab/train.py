@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from workers.flows.glow import Glow, dequantise
 from workers.flows.posterior import Posterior
 from workers.flows.set_classifier import SetClassifier
 from workers.flows.weights import save_flows
-from workers.lab.calibrate import LeftOut, Measurer, calibrate
+from workers.lab.calibrate import Measurer, calibrate
 from workers.lab.card import write_card
 from workers.lab.curves import StageRecord
 from workers.lab.fit import FlowGrid, Progress, Stage
@@ -92,11 +92,6 @@ class Run:
         return self.out.with_name(self.out.name + ".record")
 
     @property
-    def leaves_out(self) -> bool:
-        """Whether folds are left out in turn to calibrate, because there are too few images to keep any aside."""
-        return bool(self.preset.folds) and self.calibration is None
-
-    @property
     def grid(self) -> FlowGrid:
         """From the bundle's grid to the flows' integers."""
         return FlowGrid(self.preset.transform, self.preset.architecture, self.preset.preprocessing.grey_levels)
@@ -133,13 +128,13 @@ def split(images: ImageSet, run: Run) -> Split:
     images = images.without_patients(run.excluded | frozenset(own.patients if own else ()))
     places = [share(patient, f"split {run.seed}") for patient in images.patients]
     valid = run.preset.validation_share
-    held = valid + (0.0 if own or run.leaves_out else run.preset.calibration_share)
+    held = valid + (0.0 if own else run.preset.calibration_share)
     parts = Split(
         images.select([place >= held for place in places]),
         images.select([place < valid for place in places]),
         own or images.select([valid <= place < held for place in places]),
     )
-    if not (len(parts.train) and len(parts.valid) and (len(parts.calibration) or run.leaves_out)):
+    if not (len(parts.train) and len(parts.valid) and len(parts.calibration)):
         raise ConfigurationError(f"{len(images)} images are too few to train, validate and calibrate with")
     return parts
 
@@ -164,24 +159,37 @@ def train(
     if not resume and group.leads:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
     group.wait()
-    left_out = leave_out(run, report, resume) if run.leaves_out else None
     normal, mixture = split(run.normal, run), split(run.mixture, run)
+    everything = Split(*(ImageSet.union(pair) for pair in zip(_parts(normal), _parts(mixture), strict=True)))
     fit = _Fitter(run, report, resume)
-    estimators = fit.estimators(normal, mixture)
-    if estimators is None:
+    flow_normal = fit.start(everything)
+    flow_mixture = deepcopy(flow_normal)
+    bpd_normal = fit("normal", flow_normal, normal, run.preset.flow)
+    bpd_mixture = fit("mixture", flow_mixture, mixture, run.preset.flow)
+    posterior = Posterior(flow_normal.cpu(), flow_mixture.cpu())
+    if not group.leads:
         group.wait()  # until the bundle is there
         return Bundle.open(run.out)
-    posterior = estimators.posterior
     write_record(run.record, fit.records, *posterior.level_parts(run.grid(normal.valid.pixels)))
+    estimators = Estimators(
+        posterior, _classifier_tensors(run, normal.train, mixture.train, report, resume), run.preset
+    )
+    name = f"{run.out.name} {run.version}: {len(mixture.calibration)} held-out unlabelled images"
     measure = Measurer(posterior, estimators.classifier, run.grid)
-    calibration = _calibrated(run, left_out or measure, normal, mixture)
+    calibration = calibrate(
+        measure,
+        mixture.calibration,
+        None if run.calibration else normal.calibration,
+        name=name,
+        preset=run.preset,
+    )
     training = Training(
         preset=run.preset.name,
         seed=run.seed,
         images_normal=len(normal.train),
         images_mixture=len(mixture.train),
-        bits_per_dim_normal=round(fit.bits["normal"], 6),
-        bits_per_dim_mixture=round(fit.bits["mixture"], 6),
+        bits_per_dim_normal=round(bpd_normal, 6),
+        bits_per_dim_mixture=round(bpd_mixture, 6),
         made_with=f"torch {torch.__version__}",
         data=run.data,
         acquisition_auc=run.acquisition_auc,
@@ -200,62 +208,18 @@ def _normals_for_maps(run: Run, normal: Split) -> ImageSet:
     return unseen if len(unseen) >= MIN_NORMALS else ImageSet.union([normal.train, unseen])
 
 
-def _calibrated(run: Run, measure: Measurer | LeftOut, normal: Split, mixture: Split) -> Calibration:
-    """Calibrate on the images kept aside; where folds were left out, on all."""
-    if isinstance(measure, LeftOut):
-        images = run.mixture.without_patients(run.excluded)
-        normals: ImageSet | None = run.normal.without_patients(run.excluded)
-        how = f"{len(images)} unlabelled images, each scored by estimators trained without its patient"
-    else:
-        images, normals = mixture.calibration, None if run.calibration else normal.calibration
-        how = f"{len(images)} held-out unlabelled images"
-    return calibrate(measure, images, normals, name=f"{run.out.name} {run.version}: {how}", preset=run.preset)
-
-
-def divide(run: Run) -> list[frozenset[str]]:
-    """Return the patients of every fold: those with normal images and the others are each spread evenly."""
-    normal = set(run.normal.patients)
-    every = sorted((normal | set(run.mixture.patients)) - run.excluded, key=lambda p: share(p, f"fold {run.seed}"))
-    ordered = [p for p in every if p in normal] + [p for p in every if p not in normal]
-    return [frozenset(ordered[number :: run.preset.folds]) for number in range(run.preset.folds)]
-
-
-def leave_out(run: Run, report: Callable[[Progress], None], resume: bool) -> LeftOut | None:
-    """Train all estimators once for every fold, without its patients; None in a process that doesn't lead."""
-    folds: list[tuple[frozenset[str], Measurer]] = []
-    for number, patients in enumerate(divide(run), start=1):
-        fold = replace(run, excluded=run.excluded | patients)
-        fit = _Fitter(fold, report, resume, prefix=f"fold {number} ")
-        found = fit.estimators(split(fold.normal, fold), split(fold.mixture, fold))
-        if found is not None:
-            folds.append((patients, Measurer(found.posterior, found.classifier, run.grid)))
-    return LeftOut(folds) if folds else None
+def _parts(sets: Split) -> tuple[ImageSet, ImageSet, ImageSet]:
+    return sets.train, sets.valid, sets.calibration
 
 
 @dataclass(frozen=True)
 class _Fitter:
-    """Trains all estimators of a run once; ``prefix`` tells a fold's stages from those of the others."""
+    """Runs the stages of a run."""
 
     run: Run
     report: Callable[[Progress], None]
     resume: bool
-    prefix: str = ""
     records: list[StageRecord] = field(default_factory=list)
-    bits: dict[str, float] = field(default_factory=dict)
-
-    def estimators(self, normal: Split, mixture: Split) -> "Estimators | None":
-        """Return trained estimators; None in a process that doesn't lead, once it has helped with the flows."""
-        run = self.run
-        train = ImageSet.union([normal.train, mixture.train])
-        valid = ImageSet.union([normal.valid, mixture.valid])
-        flow_normal = self.start(Split(train, valid, mixture.calibration))
-        flow_mixture = deepcopy(flow_normal)
-        for name, flow, images in (("normal", flow_normal, normal), ("mixture", flow_mixture, mixture)):
-            self.bits[name] = self(name, flow, images, run.preset.flow)
-        if not current().leads:
-            return None
-        tensors = _classifier_tensors(run, normal.train, mixture.train, self.report, self.resume)
-        return Estimators(Posterior(flow_normal.cpu(), flow_mixture.cpu()), tensors, run.preset)
 
     def start(self, images: Split) -> Glow:
         """Return the flow from which both start: initialised on all images, trained on them if the preset says so."""
@@ -273,18 +237,18 @@ class _Fitter:
         """Train ``flow`` in place; return its validation bits/dim."""
         run = self.run
         stage = Stage(
-            name=self.prefix + name,
+            name=name,
             flow=flow,
             train=images.train,
             valid=images.valid,
             grid=run.grid,
             schedule=schedule,
             seed=run.seed,
-            checkpoint=run.checkpoints / f"{(self.prefix + name).replace(' ', '-')}.checkpoint",
+            checkpoint=run.checkpoints / f"{name}.checkpoint",
             fingerprint=run.fingerprint,
         )
         if self.resume and stage.resume():
-            log.info("stage_resumed", stage=stage.name, step=stage.state.step)
+            log.info("stage_resumed", stage=name, step=stage.state.step)
         bits = stage.run(self.report)
         self.records.append(stage.record)
         return bits
