@@ -79,6 +79,16 @@ def test_studies_without_a_score_stay_on_the_list_with_their_reason(ward: Ward, 
     assert [item["priority"] for item in items] == [None, None, None, "LOW"]
 
 
+def test_a_score_that_is_no_number_hides_nobody(ward: Ward, api: httpx.Client) -> None:
+    ward.exploded("unlike anything the model was calibrated on", ago_s=50)
+    ward.scored(10, ago_s=40)
+    first, second = api.get("/api/worklist").json()["items"]
+    assert (first["state"], first["percentile"], first["percentiles"], first["calibrated"]) == (
+        "unsuitable", None, {}, None,
+    )  # fmt: skip
+    assert second["percentile"] == 10
+
+
 def test_filters(ward: Ward, api: httpx.Client) -> None:
     ward.receive(modality="CT")
     ward.scored(99, modality="DX")

@@ -1,12 +1,14 @@
 """A web server with a real ledger on a free port, and studies in any state made through the ledger's own methods."""
 
 import hashlib
+import math
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 from fastapi import FastAPI
@@ -94,6 +96,14 @@ class Ward:
 
     def scored(self, percentile: float, **how: object) -> Study:
         """A study with a score, not reported yet."""
+        return self._scored(percentile, {}, **how)
+
+    def exploded(self, reason: str, **how: object) -> Study:
+        """A study whose score must not be ranked by, with numbers that aren't any."""
+        broken = {"log_posterior": math.nan, "combined": math.inf, "percentiles": {"flows": math.nan}}
+        return self._scored(0.0, {"not_scored": reason, "calibrated": math.nan, **broken}, **how)
+
+    def _scored(self, percentile: float, changes: dict[str, Any], **how: object) -> Study:
         study, job, fence = self._preparing(**how)
         self.ledger.prepared(job, fence, DIGEST, [f"{study.study_instance_uid}.1.{self._count}"])
         (lease,) = self.ledger.claim_jobs(Stage.SCORE, 1, 60)
@@ -108,7 +118,8 @@ class Ward:
             calibration="cxr-starter reference, 400 images",
             compute="cpu float32",
         )
-        self.ledger.scored(lease.id, lease.fence, score, suggested_priority(percentile, self.config.rank))
+        priority = None if changes else suggested_priority(percentile, self.config.rank)
+        self.ledger.scored(lease.id, lease.fence, replace(score, **changes), priority)
         return self.ledger.study_by_id(study.id)
 
     def reported(self, percentile: float, **how: object) -> Study:

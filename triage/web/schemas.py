@@ -64,6 +64,8 @@ class WorklistItem(BaseModel):
     def of(cls, study: Study, *, now: float, rank: Rank) -> Self:
         """Describe a study as of `now` (seconds since the epoch)."""
         score = study.score
+        # Numbers that must not be ranked by (and may not even be finite) are not shown.
+        ranked = score if score is not None and not score.not_scored else None
         return cls(
             study_instance_uid=study.study_instance_uid,
             patient_name=study.patient_name,
@@ -78,9 +80,9 @@ class WorklistItem(BaseModel):
             priority=study.priority,
             percentile=study.percentile,
             log_posterior=study.log_posterior,
-            percentiles=score.percentiles if score else {},
-            p_value=score.p_value if score else None,
-            calibrated=score.calibrated if score else None,
+            percentiles=ranked.percentiles if ranked else {},
+            p_value=ranked.p_value if ranked else None,
+            calibrated=ranked.calibrated if ranked else None,
             model=model_of(study),
             calibration=(score.calibration or None) if score else None,
             waited_s=round(waited_s(study, now), 3),
