@@ -114,7 +114,8 @@ def hash_of_inputs(sources: Sequence[Dataset]) -> str:
     return hashlib.sha256("\n".join(sorted(str(ds.SOPInstanceUID) for ds in sources)).encode()).hexdigest()
 
 
-def _document_attributes(result: ReportInput) -> dict[str, Any]:
+def shared_attributes(result: ReportInput) -> dict[str, Any]:
+    """Return what every object of ours says of itself, reports and maps alike, as highdicom's arguments."""
     created = (result.created_at or datetime.now(UTC)).astimezone()
     return {
         "manufacturer": codes.MANUFACTURER,
@@ -122,13 +123,19 @@ def _document_attributes(result: ReportInput) -> dict[str, Any]:
         "software_versions": __version__,
         "device_serial_number": result.station,
         "series_description": SERIES_DESCRIPTION,
-        "is_complete": True,
-        "is_final": False,
-        "is_verified": False,
         "specific_character_set": "ISO_IR 192",
         "content_qualification": "RESEARCH",
         "content_date": created.date(),
         "content_time": created.time(),
+    }
+
+
+def _document_attributes(result: ReportInput) -> dict[str, Any]:
+    return {
+        **shared_attributes(result),
+        "is_complete": True,
+        "is_final": False,
+        "is_verified": False,
         "coding_schemes": [codes.coding_scheme()],
         "contributing_equipment": [contributing_equipment(result)],
     }

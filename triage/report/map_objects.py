@@ -9,7 +9,6 @@ PS3.3 sections A.8.1 (Secondary Capture Image), A.75 (Parametric Map); PS3.16 (1
 
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from highdicom import (
@@ -27,7 +26,14 @@ from triage.errors import ReportError
 from triage.messages import Relevance
 from triage.pictures import Backdrop, Planes
 from triage.report import codes
-from triage.report.build import SERIES_DESCRIPTION, contributing_equipment, finished, hash_of_inputs, without_identity
+from triage.report.build import (
+    SERIES_DESCRIPTION,
+    contributing_equipment,
+    finished,
+    hash_of_inputs,
+    shared_attributes,
+    without_identity,
+)
 from triage.report.drawing import TO_SD, draw
 from triage.report.evidence import as_evidence, lossy_compression
 from triage.report.result import ReportInput
@@ -98,7 +104,7 @@ def build_capture(
             referring_physician_name=source.ReferringPhysicianName,
             contributing_equipment=[contributing_equipment(result)],
             **_series_and_instance(sources, result, relevance, SECONDARY_CAPTURE),
-            **_common(result),
+            **shared_attributes(result),
         )
     except _UNUSABLE as exc:
         raise ReportError("no Secondary Capture can be built from these source instances") from exc
@@ -169,7 +175,7 @@ def build_parametric_map(
             derived_pixel_contrast=DerivedPixelContrastValues.QUANTITY,
             contributing_equipment=[contributing_equipment(result)],
             **_series_and_instance(sources, result, relevance, PARAMETRIC_MAP),
-            **_common(result),
+            **shared_attributes(result),
         )
     except _UNUSABLE as exc:
         raise ReportError("no Parametric Map can be built from these source instances") from exc
@@ -195,21 +201,6 @@ def _series_and_instance(
             study, result.revision, algorithm.digest, sop_class_uid, hash_of_inputs(sources), result.statement, content
         ),
         "instance_number": result.revision,
-    }
-
-
-def _common(result: ReportInput) -> dict[str, Any]:
-    created = (result.created_at or datetime.now(UTC)).astimezone()
-    return {
-        "manufacturer": codes.MANUFACTURER,
-        "manufacturer_model_name": codes.MODEL_NAME,
-        "software_versions": __version__,
-        "device_serial_number": result.station,
-        "series_description": SERIES_DESCRIPTION,
-        "content_qualification": "RESEARCH",
-        "specific_character_set": "ISO_IR 192",
-        "content_date": created.date(),
-        "content_time": created.time(),
     }
 
 
