@@ -86,6 +86,9 @@ class Preset(BaseModel):
     ----------
     base : Schedule
         A flow trained on all images, from which both flows start; 0 epochs: both start afresh, as in the paper.
+    progression : tuple of int
+        Grey levels, few to more, at which the base flow is trained before the architecture's own; each for the base
+        schedule's epochs.
     flow : Schedule
         The normal and the mixture flow, trained alike.
     weights : tuple of float
@@ -113,6 +116,7 @@ class Preset(BaseModel):
     transform: InputTransform
     architecture: Architecture
     base: Schedule
+    progression: tuple[Annotated[int, Field(ge=2, le=256)], ...] = ()
     flow: Schedule
     weights: tuple[float, ...]
     classifier: ClassifierRecipe | None = None
