@@ -121,7 +121,9 @@ class Preset(BaseModel):
 
 
 _CXR_CLASSIFIER = ClassifierRecipe(
-    spec=Classifier(size=(128, 128), blocks=(7, 10, 14), statistics=("mean", "sd")),
+    spec=Classifier(size=(128, 128), blocks=(7, 10, 14), statistics=("mean", "sd"), views=8),
+    invariance=40.0,
+    copies=5,
 )
 _BCT_CLASSIFIER = ClassifierRecipe(
     # From air to 80 HU: blood is the brightest thing of interest. Bone is clipped with it.
