@@ -176,6 +176,7 @@ def fit_local(
     report : callable
         Gets how many steps were made, and of how many.
     """
+    recipe = recipe.model_copy(update={"steps": _steps(recipe, normal, mixture)})
     spec = recipe.spec
     expected = _expected(recipe, normal) if spec.components else None
     tensors: dict[str, Tensor] = {}
@@ -201,6 +202,12 @@ def fit_local(
         "statistic.centre": torch.from_numpy(found.mean(0)),
         "statistic.scale": torch.from_numpy(np.maximum(found.std(0), 1e-6)),
     }
+
+
+def _steps(recipe: LocalRecipe, normal: ImageSet, mixture: ImageSet) -> int:
+    pixels = ImageSet.union([normal, mixture]).pixels
+    slices = len(pixels) * (pixels.shape[1] if pixels.ndim == 4 else 1)
+    return max(1, min(recipe.steps, recipe.passes * slices // recipe.pairs))
 
 
 def _trained(

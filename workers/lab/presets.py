@@ -88,6 +88,8 @@ class LocalRecipe(BaseModel):
         What it sees, and how large it is.
     steps, pairs : int
         Optimiser steps of every network, and images a step: each as it is, and with something planted into it.
+    passes : int
+        There are fewer steps where the images (the slices, of volumes) are so few that each would be seen more often.
     learning_rate, weight_decay, average
         Of AdamW with a cosine schedule, and of the moving average of the weights.
     faint, plain : float
@@ -103,6 +105,7 @@ class LocalRecipe(BaseModel):
     spec: Local
     steps: int = Field(1200, ge=1)
     pairs: int = Field(16, ge=1)
+    passes: int = Field(16, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(1e-3, ge=0)
     average: Annotated[float, Field(ge=0, lt=1)] = 0.99
