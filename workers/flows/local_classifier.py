@@ -20,7 +20,8 @@ from torch.nn.functional import adaptive_max_pool3d, conv2d, interpolate, linear
 from triage.bundles import LOCAL, Bundle
 from triage.errors import BundleError
 from triage.manifest import Local
-from workers.flows.local_volume import Reading, SliceStandard
+from workers.flows.intracranial import inside_skull
+from workers.flows.local_volume import NOTHING, Reading, SliceStandard
 
 Maps = npt.NDArray[np.float64]
 Grey = npt.NDArray[np.uint8]
@@ -246,20 +247,22 @@ class LocalClassifier:
         Returns
         -------
         logits, heads : numpy.ndarray
-            float64, (M, D, h, w) and (M, D, 2), D = 1 for a CXR: by place, and of whole slices.
+            float64, (M, D, h, w) and (M, D, 2), D = 1 for a CXR: by place, and of whole slices. Slices of a head
+            that show no brain are not looked at: `NOTHING`.
         """
+        seen = np.flatnonzero(inside_skull(pixels).any((1, 2))) if pixels.ndim == 3 else [0]
         stack = with_neighbours(planes(pixels, self.spec, self.device), self.spec)
-        logits, heads = [], []
-        for number in range(len(stack)):  # one slice at a time: no other changes its bits
+        size = [n // STRIDE for n in self.spec.size]
+        logits = torch.full((self.spec.members, len(stack), *size), NOTHING, dtype=torch.float64)
+        heads = torch.full((self.spec.members, len(stack), 2), NOTHING, dtype=torch.float64)
+        for number in seen:  # one slice at a time: no other changes its bits
             x = channels(stack[number : number + 1], self.spec, self.expected)
             both = torch.cat([x, x.flip(-1)])
             for member in range(self.spec.members):
                 here, head = self._network(both, f"{member}.")
-                logits.append((here[0] + here[1].flip(-1)).double() / 2)
-                heads.append(head.double().mean(0))
-        shape = (len(stack), self.spec.members)
-        maps = torch.stack(logits).view(*shape, *logits[0].shape[1:]).transpose(0, 1)
-        return maps.cpu().numpy(), torch.stack(heads).view(*shape, 2).transpose(0, 1).cpu().numpy()
+                logits[member, number] = (here[0] + here[1].flip(-1)).double().cpu() / 2
+                heads[member, number] = head.double().cpu().mean(0)
+        return logits.numpy(), heads.numpy()
 
     def maps(self, pixels: Grey, size: Sequence[int]) -> Maps:
         """Return the logits by place of images, (N, …) on the bundle's grid, on a grid of ``size``: float64.

@@ -1,6 +1,6 @@
 """What the local classifier makes of a head CT: its logits within the skull, slice by slice against normals' slices.
 
-Every slice of a head has its own false alarms (the skull's base most of all), so a slice is compared with the same slice
+Every slice of a head has its own false alarms (the skull's base most of all), so a slice is compared with the same one
 of normal heads that the network wasn't trained on. Outside the skull nothing is ever marked.
 """
 

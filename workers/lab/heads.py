@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from triage.manifest import Local
-from workers.flows.local_classifier import LocalClassifier, planes, with_neighbours
+from workers.flows.local_classifier import LocalClassifier, planes
 from workers.flows.local_volume import Reading, SliceStandard
 from workers.lab.image_set import ImageSet, Pixels, share
 from workers.lab.planted_blood import Head, with_blood, with_dots
@@ -74,8 +74,8 @@ _Planted = tuple[Small, Small, Small, npt.NDArray[np.intp]]
 
 
 def _plantings(pixels: Pixels, recipe: LocalRecipe, rng: np.random.Generator) -> list[_Planted]:
-    assert recipe.spacing_mm is not None
-    head, found = Head.of(pixels, recipe.spacing_mm), []
+    head = Head.of(pixels, recipe.spacing_mm)
+    found: list[_Planted] = []
     for _ in range(recipe.plantings):
         made, place = with_blood(head, rng)
         clean = head.values
@@ -85,8 +85,8 @@ def _plantings(pixels: Pixels, recipe: LocalRecipe, rng: np.random.Generator) ->
             clean, made = dotted, np.maximum(made, dotted)
         bleeding = np.flatnonzero((place > 0.5).sum((1, 2)) >= LEAST_BLEEDING)
         if len(bleeding):
-            small = (_resized(volume, recipe.spec) for volume in (clean, made, place))
-            found.append((*small, bleeding))
+            clean_one, made_one, where = (_resized(volume, recipe.spec) for volume in (clean, made, place))
+            found.append((clean_one, made_one, where, bleeding))
     return found
 
 
