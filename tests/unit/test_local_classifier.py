@@ -27,7 +27,7 @@ from workers.lab.planted import with_place
 from workers.lab.presets import LocalRecipe
 
 SPEC = Local(size=(32, 32), widths=(8, 12, 16, 16), components=6, weights=(1, 0.5, 0.5))
-RECIPE = LocalRecipe(spec=SPEC, steps=160, pairs=6, faint=0.5, plain=1.5)
+RECIPE = LocalRecipe(spec=SPEC, steps=90, pairs=4, faint=0.5, plain=1.5)
 BRAIN = Local(size=(32, 32), widths=(4, 4, 8, 8), window=(10, 90), neighbours=1, slices=2, weights=(1, 1, 0))
 CPU = torch.device("cpu")
 
@@ -66,7 +66,10 @@ def test_it_finds_what_it_was_never_shown_and_says_where() -> None:
     maps = classifier.maps(ill.pixels, (16, 16))
     assert maps.shape == (30, 16, 16)
     coarse = inside.reshape(30, 16, 2, 16, 2).mean((2, 4)) > 0.5
-    assert np.mean([there[peak.argmax() // 16, peak.argmax() % 16] for peak, there in zip(maps, coarse)]) > 0.7
+    assert (
+        np.mean([there[peak.argmax() // 16, peak.argmax() % 16] for peak, there in zip(maps, coarse, strict=True)])
+        > 0.7
+    )
 
 
 def test_training_repeats_itself_and_reports() -> None:
@@ -87,7 +90,8 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     image, before = radiographs(1, 9)[0].pixels[0], torch.get_num_threads()
     spec = Local(size=(64, 64), widths=(24, 32, 48, 64), members=2, components=150, weights=(1, 1, 1))
     generator = torch.Generator().manual_seed(0)
-    tensors = {name: 0.1 * torch.rand(shape, generator=generator) + 0.01 for name, shape in shapes(spec).items()}
+    tensors = {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes(spec).items()}
+    tensors |= {name: torch.ones(tensors[name].shape) for name in ("statistic.scale", "expected.spread")}
     classifier = LocalClassifier(spec, tensors, CPU)
     try:
         found = []

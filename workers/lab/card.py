@@ -65,8 +65,8 @@ def _third(manifest: Manifest) -> str:
     return (
         f"A third estimator, the local classifier, is {spec.members} small network(s) that mark at every place of an "
         "image (or slice) what looks planted into a normal one. They were trained on normal and unlabelled images, "
-        "half of them with artificial abnormalities; opacities were among these, so its figures on other planted opacities "
-        "are partly circular. No label of a disease was used.\n"
+        "half of them with artificial abnormalities; opacities were among these, so its figures on other planted "
+        "opacities are partly circular. No label of a disease was used.\n"
     )
 
 

@@ -171,9 +171,11 @@ _CXR_CLASSIFIER = ClassifierRecipe(
     spec=Classifier(size=(128, 128), blocks=(7, 10, 14), statistics=("mean", "sd")),
 )
 _CXR_LOCAL = LocalRecipe(
-    spec=Local(size=(64, 64), widths=(24, 32, 48, 64), members=2, components=150, weights=(1.0, 1.0, 1.0)),
+    spec=Local(size=(64, 64), widths=(24, 32, 48, 64), components=150, weights=(1.0, 1.0, 1.0)),
+    steps=800,
     faint=0.12,
     plain=0.7,
+    set_weight=0.6,
 )
 _BCT_LOCAL = LocalRecipe(
     # Smoothing, slices and extent were chosen on planted blood. Two networks: each is judged by heads it didn't see.
