@@ -92,8 +92,8 @@ def pyramid(x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
     return up, torch.cat([deep.mean((2, 3)), deep.amax((2, 3))], 1)
 
 
-def planes(pixels: Grey, spec: Local, device: torch.device) -> Tensor:
-    """Return the slices of one image, uint8 (H, W) or (D, H, W), at the network's size: float32, (D, 1, h, w)."""
+def planes(pixels: Grey | npt.NDArray[np.float32], spec: Local, device: torch.device) -> Tensor:
+    """Return the slices of one image, (H, W) or (D, H, W), at the network's size: float32, (D, 1, h, w)."""
     slices = torch.from_numpy(np.ascontiguousarray(pixels)).to(device, torch.float32)
     slices = slices[None] if pixels.ndim == 2 else slices
     return interpolate(slices.unsqueeze(1), spec.size, mode="area")

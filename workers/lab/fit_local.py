@@ -31,7 +31,7 @@ from workers.flows.local_classifier import (
     pyramid,
     standardised,
 )
-from workers.lab.heads import Heads, left_out, slice_standard
+from workers.lab.heads import Heads, folds, slice_standard, without
 from workers.lab.image_set import ImageSet, Pixels
 from workers.lab.planted import with_place
 from workers.lab.presets import LocalRecipe
@@ -142,11 +142,6 @@ def _small(pixels: Pixels, recipe: LocalRecipe) -> npt.NDArray[np.float32]:
     return small
 
 
-def _without(images: ImageSet, member: int, recipe: LocalRecipe) -> ImageSet:
-    out = left_out(images, member, recipe.spec)
-    return images.select([not one for one in out])
-
-
 def fit_local(
     recipe: LocalRecipe,
     normal: ImageSet,
@@ -178,11 +173,13 @@ def fit_local(
         kept = vars(expected) | {"basis": expected.basis.half()}
         tensors = {f"expected.{name}": tensor.contiguous() for name, tensor in kept.items()}
     volumes = normal.pixels.ndim == 4
+    left_out = folds(normal, mixture, spec) if volumes else {}
     for member in range(spec.members):
         started = member * recipe.steps
         network = _trained(
             recipe,
-            *(_without(images, member, recipe) if volumes else images for images in (normal, mixture)),
+            without(normal, member, left_out),
+            without(mixture, member, left_out),
             expected,
             seed=seed * spec.members + member,
             device=device,
@@ -191,7 +188,7 @@ def fit_local(
         tensors |= {f"{member}.{name}": tensor for name, tensor in network.folded().items()}
     plain = {"statistic.centre": torch.zeros(3, dtype=torch.float64), "statistic.scale": torch.ones(3).double()}
     if volumes:
-        return tensors | plain | slice_standard(spec, tensors | plain, normal, device).tensors()
+        return tensors | plain | slice_standard(spec, tensors | plain, normal, left_out, device).tensors()
     measure = LocalClassifier(spec, tensors | plain, device)
     found = np.stack([measure.statistics(image) for image in normal.pixels[:_NORMALS]])
     return tensors | {

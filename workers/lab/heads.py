@@ -101,14 +101,29 @@ def _around(volume: Small, number: int, spec: Local) -> Tensor:
     return torch.from_numpy(volume[rows].astype(np.float32))
 
 
-def left_out(images: ImageSet, member: int, spec: Local) -> list[bool]:
-    """Return which images' patients a network of an ensemble isn't trained on; one alone leaves out nobody."""
-    if spec.members == 1:
-        return [False] * len(images)
-    return [int(share(patient, "local fold") * spec.members) == member for patient in images.patients]
+def folds(normal: ImageSet, mixture: ImageSet, spec: Local) -> dict[str, int]:
+    """Return which network of an ensemble leaves out which patient: normals are spread evenly, and so is the rest.
+
+    Where there is one network, or fewer normal patients than two for each, nobody is left out: an empty dict.
+    """
+    well = set(normal.patients)
+    if spec.members == 1 or len(well) < 2 * spec.members:
+        return {}
+    found: dict[str, int] = {}
+    for patients in (well, set(mixture.patients) - well):
+        ordered = sorted(patients, key=lambda patient: share(patient, "local fold"))
+        found |= {patient: rank % spec.members for rank, patient in enumerate(ordered)}
+    return found
 
 
-def slice_standard(spec: Local, tensors: dict[str, Tensor], normal: ImageSet, device: torch.device) -> SliceStandard:
+def without(images: ImageSet, member: int, left_out: dict[str, int]) -> ImageSet:
+    """Return the images that a network is trained on."""
+    return images.select([left_out.get(patient) != member for patient in images.patients])
+
+
+def slice_standard(
+    spec: Local, tensors: dict[str, Tensor], normal: ImageSet, left_out: dict[str, int], device: torch.device
+) -> SliceStandard:
     """Return what is usual of normals' slices, by network: of those that it left out, or of all where it left none out.
 
     Parameters
@@ -119,6 +134,8 @@ def slice_standard(spec: Local, tensors: dict[str, Tensor], normal: ImageSet, de
         Of all networks.
     normal : ImageSet
         The normals among which are those that were trained on.
+    left_out : dict of str to int
+        See `folds`.
     device : torch.device
         Where to compute.
     """
@@ -126,7 +143,7 @@ def slice_standard(spec: Local, tensors: dict[str, Tensor], normal: ImageSet, de
     readings = [Reading.of(measure.members(image)[0], image, spec).by_slice(spec.top) for image in normal.pixels]
     by_member = []
     for member in range(spec.members):
-        out = left_out(normal, member, spec)
-        chosen = [one[member] for one, wanted in zip(readings, out, strict=True) if wanted or not any(out)]
+        pairs = zip(readings, normal.patients, strict=True)
+        chosen = [one[member] for one, patient in pairs if not left_out or left_out[patient] == member]
         by_member.append(np.stack(chosen))
     return SliceStandard.of(by_member)
