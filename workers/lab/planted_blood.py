@@ -64,7 +64,8 @@ class Head:
         inside &= (inside.sum((1, 2)) * area >= LEAST_AREA_MM2)[:, None, None]
         depth = np.stack([ndimage.distance_transform_edt(plane, spacing_mm[1:]) for plane in inside])
         smooth = ndimage.gaussian_filter(values, (0, 0.7, 0.7))
-        rim, fluid = inside & (depth < 3), inside & (depth > 3) & (smooth < _FLUID)
+        near = max(3.0, 1.1 * max(spacing_mm[1:]))  # at least the outermost voxels
+        rim, fluid = inside & (depth < near), inside & (depth > 3) & (smooth < _FLUID)
         return cls(
             values, smooth, inside, depth.astype(np.float32), spacing_mm, *map(np.argwhere, (inside, rim, fluid))
         )
