@@ -152,6 +152,9 @@ class Classifier(_Part):
         BCT: every feature is the mean over the so many slabs where it is largest.
     symmetric : bool
         The network's second and third channel are the image mirrored left to right, and the difference to that.
+    views : int
+        The logit is the mean over so many slightly turned, zoomed and shifted copies of the image, itself among them;
+        see `workers.flows.views`.
     """
 
     kind: Literal["stages"] = "stages"
@@ -162,6 +165,7 @@ class Classifier(_Part):
     slab: int = Field(1, ge=1, le=64)
     top: int = Field(1, ge=1, le=64)
     symmetric: bool = False
+    views: int = Field(1, ge=1, le=64)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:

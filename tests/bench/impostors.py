@@ -3,8 +3,10 @@
     .venv/bin/python -m tests.bench.impostors [--count 120] [--json]
 
 Real: chests and head CTs of the half of the patients on which no gate was made (the head gate's older bounds saw all of
-CT-ICH). Impostors: altered untouched chests and heads, other radiographs and slices of public collections, and, with
-``pip install .[bench]``, photographs that come with scikit-image. Shares with 95 % Wilson intervals.
+CT-ICH), and the studies in DICOM files. Impostors are counted in two groups: "known" are of kinds that examples of the
+gates were of, too, though of other patients; "fresh" are of kinds that made no gate: `tests.bench.false_chests`,
+`tests.bench.false_heads`, other radiographs and slices of public collections. Photographs come with scikit-image and
+scikit-learn where those are installed. Shares with 95 % Wilson intervals.
 """
 
 import argparse
@@ -12,17 +14,18 @@ import json
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from pydicom import dcmread
 from scipy import ndimage
 
+from tests.bench import false_chests, false_heads
+from tests.support.images import GRIDS
 from tests.support.peers import shared
 from triage.errors import NotScoredError
+from workers.images import Source, prepare
 from workers.images.cxr import cxr_tensor
 from workers.images.fit_gate import halves, of_heads
 from workers.images.gate_bct import check_head
@@ -32,6 +35,17 @@ from workers.images.resample import head_frame
 from workers.images.volume import HU_OFFSET, TOP, Volume
 
 Picture = npt.NDArray[np.floating]
+
+#: CT slices of chest, abdomen and neck in the public collection.
+OTHER_SLICES = (
+    "transfer_syntax/robyoung__REF_CT1_UNC",
+    "transfer_syntax/cornerston__CTImage.dcm",
+    "weird/dinbe0527__anon_apct.dcm",
+    "weird/pydicom__explicit_VR-UN.dcm",
+    "weird/pydicom__bad_sequence.dcm",
+    "weird/pydicom__MAROTECH_CT_JP2Lossy.dcm",
+)
+KINDS = ("real", "impostor, known", "impostor, fresh", "impostor")
 
 
 def wilson(found: int, count: int) -> tuple[float, float]:
@@ -84,15 +98,30 @@ def public(folder: Path) -> Iterator[tuple[str, Picture]]:
             yield "public DICOM of something else", (stored - stored.min()) / np.ptp(stored)
 
 
-def photographs() -> Iterator[tuple[str, Picture]]:
-    spec = find_spec("skimage")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        for path in sorted((Path(place) / "data").glob("*")):
-            if path.suffix in (".png", ".jpg"):
-                yield "photograph", np.asarray(Image.open(path).convert("L"), dtype=np.float32) / 255
+def public_slices(folder: Path) -> Iterator[Picture]:
+    """Yield single CT slices of other body parts than the head, HU."""
+    for name in OTHER_SLICES:
+        ds = dcmread(folder / name)
+        yield grey_frame(ds).astype(np.float32) * float(ds.RescaleSlope) + float(ds.RescaleIntercept)
 
 
-def false_heads(heads: Iterable[Picture], rng: np.random.Generator) -> Iterator[tuple[str, Picture]]:
+def studies() -> Iterator[tuple[str, list[Source]]]:
+    """Yield every study in DICOM files of real chests and heads."""
+    for file in sorted(shared("data", "dicom_cxr").glob("*.dcm")):
+        yield "CXR", [Source(file.name, file)]
+    for folder in sorted(p for p in shared("data", "dicom_bct").iterdir() if p.is_dir()):
+        yield "BCT", [Source(str(dcmread(f).SOPInstanceUID), f) for f in sorted(folder.glob("*.dcm"))]
+
+
+def passes_study(sources: list[Source]) -> bool:
+    try:
+        prepare(sources, GRIDS)
+    except NotScoredError:
+        return False
+    return True
+
+
+def known_heads(heads: Iterable[Picture], rng: np.random.Generator) -> Iterator[tuple[str, Picture]]:
     y, x = np.mgrid[-1:1:128j, -1:1:128j]
     for hu in heads:
         yield "head upside down", hu[::-1]
@@ -120,19 +149,37 @@ def measure(count: int) -> dict[str, dict[str, float]]:
         rows[f"CXR real: {name}"] = [passes_chest(image.astype(np.float32) / 255) for image in untouched[: 5 * count]]
         chests.append(untouched[: count // 2])
     heads = halves(shared("data", "bct_ctich.npz"))[1]
-    pictures = [*altered_chests(np.concatenate(chests)), *photographs()]
-    pictures += [("head CT slice or projection", picture) for picture in of_heads(heads)]
-    with tempfile.TemporaryDirectory() as name, tarfile.open(shared("data", "dicom.tar.xz")) as archive:
-        archive.extractall(name, filter="data")
-        pictures += public(Path(name) / "dicom")
-    for family, picture in pictures:
-        rows.setdefault(f"CXR impostor: {family}", []).append(not passes_chest(picture))
     volumes = [volume / 255 * 120 - 20.0 for volume in heads]
     rows["BCT real: CT-ICH"] = [passes_head(hu) for hu in volumes]
-    for family, hu in false_heads(volumes[: count // 8], rng):
-        rows.setdefault(f"BCT impostor: {family}", []).append(not passes_head(hu))
-    for kind in ("CXR real", "CXR impostor", "BCT real", "BCT impostor"):
-        rows[f"{kind}, all"] = [right for name, found in rows.items() if name.startswith(f"{kind}:") for right in found]
+    for modality, sources in studies():
+        rows.setdefault(f"{modality} real: DICOM studies", []).append(passes_study(sources))
+    some = np.concatenate(chests)
+    with tempfile.TemporaryDirectory() as name, tarfile.open(shared("data", "dicom.tar.xz")) as archive:
+        archive.extractall(name, filter="data")
+        pictures = {
+            "known": [*altered_chests(some), *(("head CT slice or projection", p) for p in of_heads(heads))],
+            "fresh": [
+                *false_chests.drawn(max(2, count // 4), rng),
+                *false_chests.cut(some[:: max(1, len(some) // max(2, count // 4))], rng),
+                *false_chests.projected(heads, rng),
+                *false_chests.photographs(),
+                *public(Path(name) / "dicom"),
+            ],
+        }
+        fresh_heads = [*false_heads.of_slices([*public_slices(Path(name) / "dicom")], rng)]
+    for group, found in pictures.items():
+        for family, picture in found:
+            rows.setdefault(f"CXR impostor, {group}: {family}", []).append(not passes_chest(picture))
+    chosen = volumes[: max(2, count // 8)]
+    for hu, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True):
+        fresh_heads += [*false_heads.of_head(hu, other, rng), *false_heads.drawn(rng)]
+    for group, false in (("known", known_heads(chosen, rng)), ("fresh", iter(fresh_heads))):
+        for family, hu in false:
+            rows.setdefault(f"BCT impostor, {group}: {family}", []).append(not passes_head(hu))
+    for kind in (f"{modality} {what}" for modality in ("CXR", "BCT") for what in KINDS):
+        rows[f"{kind}, all"] = [
+            right for name, found in rows.items() if name.startswith(kind) and ":" in name for right in found
+        ]
     return {name: _figures(found) for name, found in rows.items()}
 
 

@@ -1,17 +1,21 @@
 """How far a percentile drifts under what isn't medicine: the picture altered before preprocessing, then scored.
 
-    .venv/bin/python -m tests.bench.robustness [--bundle FOLDER] [--images 12] [--json]
+    .venv/bin/python -m tests.bench.robustness [--bundle FOLDER] [--heads FOLDER] [--images 12] [--json]
 
-Every alteration is made in the displayed radiograph at its full resolution; then borders, greys, gate and flows see it
-as they would see a study. Drift is in percentile points against the unaltered picture, without pictures that the gate
-or the calibration refuses (counted). The last rows show whether a score follows the share of zero pixels (A.20).
+Every alteration is made in the displayed radiograph at its full resolution, or in the head CT's HU (on volumes that
+trained nothing); then borders, greys, gate and estimators see it as they would see a study. Two radiographs are stored
+again in other ways (polarity, bits, windows, tables) and go all the way from a file. Drift is in percentile points
+against the unaltered picture, without pictures that the gate or the calibration refuses (counted). The last table shows
+whether a score follows the share of zero pixels, as log p(x|normal) does in the paper (figure A.20).
 """
 
 import argparse
 import io
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,17 +25,24 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
+from tests.bench.robustness_heads import ALTERATIONS as HEAD_ALTERATIONS
+from tests.bench.robustness_heads import Head
+from tests.bench.robustness_stored import ways
 from tests.support.peers import shared
 from triage.bundles import Bundle
 from triage.errors import NotScoredError
 from triage.messages import ModelInput
 from workers.flows.engine import Engine
-from workers.images.cxr import cxr_tensor
+from workers.images import Source, prepare
+from workers.images.cxr import _resized, _standardised, cxr_tensor
 from workers.images.gate_cxr import check_frontal_chest
 from workers.images.pixels import displayed
+from workers.lab.starter import BCT_TEST_ABNORMAL, BCT_TEST_NORMAL
 
 Picture = npt.NDArray[np.float32]
-STARTER = Path(__file__).resolve().parents[2] / "workers" / "models" / "cxr-starter"
+Subject = TypeVar("Subject", Picture, Head)
+Drifts = dict[str, dict[str, float]]
+MODELS = Path(__file__).resolve().parents[2] / "workers" / "models"
 
 
 def turned(degrees: float) -> Callable[[Picture], Picture]:
@@ -87,68 +98,152 @@ ALTERATIONS: dict[str, Callable[[Picture], Picture]] = {
 }
 
 
-def percentile(engine: Engine, picture: Picture) -> float:
-    """Return the percentile, NaN if the picture isn't scored."""
+def percentile(engine: Engine, tensor: Callable[[], npt.NDArray[np.uint8]]) -> float:
+    """Return the percentile of what ``tensor`` makes, NaN if it isn't scored."""
     try:
-        pixels = cxr_tensor(np.ascontiguousarray(picture, dtype=np.float32), engine.bundle.preprocessing.size)
-        check_frontal_chest(pixels)
+        pixels = tensor()
     except NotScoredError:
         return np.nan
-    score = engine.score(ModelInput(modality="CXR", pixels=pixels))
+    score = engine.score(ModelInput(modality=engine.bundle.modality, pixels=pixels))
     return np.nan if score.not_scored else score.percentile
 
 
-def drifts(engine: Engine, pictures: list[Picture]) -> dict[str, dict[str, float]]:
+def of_picture(engine: Engine, picture: Picture) -> float:
+    def tensor() -> npt.NDArray[np.uint8]:
+        pixels = cxr_tensor(np.ascontiguousarray(picture, dtype=np.float32), engine.bundle.preprocessing.size)
+        check_frontal_chest(pixels)
+        return pixels
+
+    return percentile(engine, tensor)
+
+
+def of_head(engine: Engine, head: Head) -> float:
+    return percentile(engine, lambda: head.tensor(engine.bundle.preprocessing))
+
+
+def drifts(
+    engine: Engine,
+    of: Callable[[Engine, Subject], float],
+    images: list[Subject],
+    by: Mapping[str, Callable[[Subject], Subject]],
+) -> Drifts:
     """Return mean and 95th percentile of the absolute drift, and the refusals, by alteration."""
-    before = np.array([percentile(engine, p) for p in pictures])
+    before = np.array([of(engine, image) for image in images])
     figures = {}
-    for name, alter in ALTERATIONS.items():
-        change = np.abs(np.array([percentile(engine, alter(p)) for p in pictures]) - before)
-        known = change[~np.isnan(change)]
-        mean, high = (float(known.mean()), float(np.percentile(known, 95))) if known.size else (np.nan, np.nan)
-        figures[name] = {"mean": mean, "p95": high, "not_scored": int(np.isnan(change).sum())}
-    negatives = sum(bool(np.isnan(percentile(engine, 1 - p))) for p in pictures)
-    figures["a negative (to be refused)"] = {"mean": np.nan, "p95": np.nan, "not_scored": negatives}
+    for name, alter in by.items():
+        figures[name] = _figures(np.array([of(engine, alter(image)) for image in images]) - before)
     return figures
 
 
-def zero_pixels(engine: Engine) -> dict[str, float]:
-    """Return correlations with the share of zero pixels on images that no flow saw (paper, figure A.20)."""
+def _figures(change: npt.NDArray[np.float64]) -> dict[str, float]:
+    known = np.abs(change[~np.isnan(change)])
+    mean, high = (float(known.mean()), float(np.percentile(known, 95))) if known.size else (np.nan, np.nan)
+    return {"mean": mean, "p95": high, "not_scored": int(np.isnan(change).sum())}
+
+
+def stored(engine: Engine, files: list[Path]) -> Drifts:
+    """Return the drift of radiographs that are stored in other ways, through the whole preparation."""
+    changes: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+
+        def score(ds: pydicom.Dataset) -> float:
+            path = Path(name) / "one.dcm"
+            ds.save_as(path, enforce_file_format=True)
+            grids = {"CXR": engine.bundle.preprocessing}
+            sources = [Source(str(ds.SOPInstanceUID), path)]
+            return percentile(engine, lambda: prepare(sources, grids).model_input.pixels)
+
+        for file in files:
+            found = {way: score(ds) for way, ds in ways(pydicom.dcmread(file))}
+            before = found.pop("12 bits, window")
+            for way, after in found.items():
+                changes.setdefault(way, []).append(after - before)
+    return {way: _figures(np.array(change)) for way, change in changes.items()}
+
+
+def zero_pixels(engine: Engine, count: int = 150) -> dict[str, dict[str, float]]:
+    """Return correlations with the share of zero pixels on images that no estimator was trained on (figure A.20).
+
+    Once as the images are; then with black borders of random width around them, scored as we do it, and scored with
+    the borders left in (the paper's case).
+    """
     with np.load(shared("data", "cxr_adult.npz"), allow_pickle=False) as arrays:
-        images = arrays["x"][(arrays["y_rsna"] >= 0) & (arrays["source"] == "talo")][:150]
-    rows = []
-    for image in images:
-        pixels = cxr_tensor(image.astype(np.float32) / 255, engine.bundle.preprocessing.size)
-        score = engine.score(ModelInput(modality="CXR", pixels=pixels))
-        rows.append([(pixels == 0).mean(), score.log_prob_normal, score.percentile])
-    shares = np.corrcoef(np.array(rows), rowvar=False)[0]
-    return {"log p(x|normal)": float(shares[1]), "percentile": float(shares[2])}
+        images = arrays["x"][(arrays["y_rsna"] >= 0) & (arrays["source"] == "talo")][:count]
+    rng, size = np.random.default_rng(0), engine.bundle.preprocessing.size
+    rows: dict[str, list[list[float]]] = {"as they are": [], "black borders": [], "black borders left in": []}
+    for image in images.astype(np.float32) / 255:
+        around = np.pad(image, [tuple(rng.integers(0, 26, 2)) for _ in range(2)])
+        for name, picture in (("as they are", image), ("black borders", around)):
+            rows[name].append(_row(engine, picture, cxr_tensor(picture, size)))
+        left_in = _standardised(_resized(np.ascontiguousarray(around), size))
+        rows["black borders left in"].append(_row(engine, around, left_in))
+    found = {}
+    for name, values in rows.items():
+        shares = np.corrcoef(np.array(values), rowvar=False)[0]
+        found[name] = {key: float(shares[n]) for n, key in enumerate(("log p(x|normal)", "ratio", "combined"), start=1)}
+    return found
+
+
+def _row(engine: Engine, picture: Picture, pixels: npt.NDArray[np.uint8]) -> list[float]:
+    score = engine.score(ModelInput(modality="CXR", pixels=pixels))
+    return [float((picture == 0).mean()), score.log_prob_normal, -score.log_posterior, score.combined]
+
+
+def heads() -> list[Head]:
+    """Return the volumes on which bct-starter was not trained."""
+    wanted = [*BCT_TEST_NORMAL.split(","), *BCT_TEST_ABNORMAL.split(",")]
+    with np.load(shared("data", "bct_ctich.npz"), allow_pickle=False) as arrays:
+        kept = np.isin(arrays["patient"].astype(str), wanted)
+        return [Head(np.where(v < 3, -1000.0, v / 255 * 120 - 20.0)) for v in arrays["x"][kept]]
+
+
+def show(title: str, figures: Drifts) -> None:
+    table = Table(title=title)
+    for column in ("alteration", "mean", "95th percentile", "not scored"):
+        table.add_column(column, justify="left" if column == "alteration" else "right")
+    for name, row in figures.items():
+        table.add_row(name, f"{row['mean']:.1f}", f"{row['p95']:.1f}", str(row["not_scored"]))
+    Console().print(table)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=STARTER, help="a bundle's folder")
-    parser.add_argument("--images", type=int, default=12, choices=range(1, 25), metavar="1..24")
+    parser.add_argument("--bundle", type=Path, default=MODELS / "cxr-starter", help="a bundle for chest radiographs")
+    parser.add_argument("--heads", type=Path, default=MODELS / "bct-starter", help="a bundle for head CTs")
+    parser.add_argument("--only", choices=("cxr", "bct"), help="leave the other modality out")
+    parser.add_argument(
+        "--images", type=int, default=12, choices=range(1, 25), metavar="1..24", help="of each modality"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    engine = Engine(Bundle.open(arguments.bundle), "cpu")
-    files = sorted(shared("data", "dicom_cxr").glob("*.dcm"))
-    chosen = [files[round(n)] for n in np.linspace(0, len(files) - 1, arguments.images)]
-    figures = drifts(engine, [displayed(pydicom.dcmread(file))[0] for file in chosen])
-    zeros = zero_pixels(engine)
-    overall = float(np.nanmean([row["mean"] for row in figures.values()]))
+    tables: dict[str, Drifts] = {}
+    zeros: dict[str, dict[str, float]] = {}
+    if arguments.only != "bct":
+        engine = Engine(Bundle.open(arguments.bundle), "cpu")
+        files = some(sorted(shared("data", "dicom_cxr").glob("*.dcm")), arguments.images)
+        pictures = [displayed(pydicom.dcmread(file))[0] for file in files]
+        tables["radiographs"] = drifts(engine, of_picture, pictures, ALTERATIONS)
+        negatives = np.array([of_picture(engine, 1 - picture) for picture in pictures])
+        tables["radiographs"]["a negative (to be refused)"] = _figures(negatives)
+        tables["radiographs, stored otherwise"] = stored(engine, files[:2])
+        zeros = zero_pixels(engine)
+    if arguments.only != "cxr":
+        engine = Engine(Bundle.open(arguments.heads), "cpu")
+        tables["head CTs"] = drifts(engine, of_head, some(heads(), arguments.images), HEAD_ALTERATIONS)
     if arguments.json:
-        print(json.dumps({"drift": figures, "mean": overall, "correlation_with_zero_pixels": zeros}, indent=2))
+        print(json.dumps({"drift": tables, "correlation_with_zero_pixels": zeros}, indent=2))
         return
-    table = Table(title=f"drift of the percentile, {len(chosen)} radiographs, mean {overall:.1f} points")
-    for column in ("alteration", "mean", "95th percentile", "not scored"):
-        table.add_column(column, justify="left" if column == "alteration" else "right")
-    for name, row in figures.items():
-        table.add_row(name, f"{row['mean']:.1f}", f"{row['p95']:.1f}", str(row["not_scored"]))
-    for name, value in zeros.items():
-        table.add_row(f"correlation of {name} with zero pixels", f"{value:+.2f}", "", "")
-    Console().print(table)
+    for name, figures in tables.items():
+        overall = float(np.nanmean([row["mean"] for row in figures.values()]))
+        show(f"{name}: drift of the percentile, mean {overall:.1f} points", figures)
+    for name, row in zeros.items():
+        print(f"correlation with zero pixels, {name}:", ", ".join(f"{key} {value:+.2f}" for key, value in row.items()))
+
+
+def some(items: list, count: int) -> list:
+    """Return so many items, evenly spread."""
+    return [items[round(n)] for n in np.linspace(0, len(items) - 1, count)]
 
 
 if __name__ == "__main__":

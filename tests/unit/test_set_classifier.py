@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from scipy import ndimage
 
 from tests.support.flows import tiny_bundle, tiny_calibration, tiny_manifest
 from triage.bundles import CLASSIFIER, Bundle, write_bundle
@@ -19,6 +20,7 @@ from workers.flows.engine import Engine
 from workers.flows.estimators import BundleEstimators
 from workers.flows.set_classifier import FeatureExtractor, SetClassifier, feature_count
 from workers.flows.stages import Stages, channels, shapes
+from workers.flows.views import moved, views
 from workers.lab.fit_classifier import altered, fit_classifier
 from workers.lab.image_set import ImageSet
 from workers.lab.imagenet import frozen_blocks
@@ -84,6 +86,30 @@ def test_a_volume_s_features_are_means_over_its_strongest_slabs() -> None:
     slabs = np.sort([single(volume[start : start + 2]) for start in range(0, 8, 2)], axis=0)
     assert extract(volume) == pytest.approx(slabs[-2:].mean(0), rel=1e-4, abs=1e-5)
     assert extract(volume).shape == (feature_count(spec),)
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (8, 32, 32)])
+def test_views_are_the_image_and_small_movements_of_it(shape: tuple[int, ...]) -> None:
+    image = ndimage.gaussian_filter(np.random.default_rng(0).uniform(0, 255, shape), 3)
+    pixels = (image - image.min()).astype(np.uint8) * 4
+    found = list(views(pixels, 5))
+    assert np.array_equal(found[0], pixels)
+    assert len({view.tobytes() for view in found}) == 5
+    assert all(view.shape == shape and view.dtype == np.uint8 for view in found)
+    assert [view.tobytes() for view in views(pixels, 5)] == [view.tobytes() for view in found]
+    assert all(np.corrcoef(view.ravel(), pixels.ravel())[0, 1] > 0.5 for view in found)
+    still = moved(pixels, degrees=0, zoom=1, shift=(0, 0))
+    assert np.array_equal(still, pixels)
+    aside = moved(pixels, degrees=0, zoom=1, shift=(0, 1 / shape[-1]))
+    assert np.array_equal(aside[..., 1:], pixels[..., :-1])
+
+
+def test_a_logit_is_the_mean_over_views() -> None:
+    tensors, image = fitted(), radiographs(1, 5).pixels[0]
+    one = SetClassifier(SPEC, tensors, CPU)
+    several = SetClassifier(SPEC.model_copy(update={"views": 4}), tensors, CPU)
+    assert several(image) == pytest.approx(np.mean([one(view) for view in views(image, 4)]))
+    assert several(image) != one(image)
 
 
 @pytest.mark.parametrize("shape", [(64, 48), (8, 32, 32)])

@@ -79,6 +79,8 @@ class Method:
 def activations(classifier: SetClassifier, pixels: Grey, size: Sequence[int]) -> Maps:
     """Return each position's part of the set classifier's logit; over an image (a slab) their sum is it but a constant.
 
+    It is the logit of the image as it is, not of its views.
+
     A mean is a sum over positions, a standard deviation one of (a - mean)^2 / (N sd); a maximum stands where it is.
 
     Parameters

@@ -19,6 +19,7 @@ from triage.bundles import CLASSIFIER, Bundle
 from triage.errors import BundleError
 from triage.manifest import Classifier
 from workers.flows.stages import Stages, channels, shapes
+from workers.flows.views import views
 
 Features = npt.NDArray[np.float64]
 
@@ -127,8 +128,8 @@ class SetClassifier:
         return cls(spec, tensors, device)
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> float:
-        """Return the logit of one image on the bundle's grid: higher for the more abnormal."""
-        return self.logit(self.extract(pixels))
+        """Return the logit of one image on the bundle's grid: higher for the more abnormal; a mean over its views."""
+        return self.logit(np.mean([self.extract(view) for view in views(pixels, self.extract.spec.views)], axis=0))
 
     def logit(self, features: Features) -> float:
         """Return the logit of an image's features, (F,)."""

@@ -1,11 +1,15 @@
 """Is this volume a head with its brain in it, up to the vertex? The image decides, not the labels.
 
 Bounds were set on 55 head CTs with and without hemorrhage, fractures and craniotomies (CT-ICH) and a tilted GE series,
-with margins; what they refuse was tried on chest, abdomen, neck and spine slices and on drawn phantoms.
+with margins; what they refuse was tried on chest, abdomen, neck and spine slices and on drawn phantoms. At last slices
+have to resemble their neighbours, and the head a mean head, most of all the way round that it is. (The mean is of half
+of CT-ICH's patients; `workers.images.fit_gate_head` makes it.)
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +17,7 @@ from scipy import ndimage
 
 from triage.errors import NotScoredError
 from workers.images.pixels import Floats
-from workers.images.resample import TISSUE, HeadFrame
+from workers.images.resample import TISSUE, HeadFrame, on_grid
 from workers.images.volume import HU_OFFSET, Volume
 
 #: Everything from here on is bone (also where the data were clipped at 100 HU).
@@ -36,6 +40,23 @@ HEAD_CM2 = (80.0, 420.0)
 MAX_TOP_SHARE = 0.75
 #: Sinuses, mouth and orbital fat lie in the lower third of a head: this deep under the skin the vault has neither.
 SKIN_PIXELS, MIN_CORE_PIXELS = 6, 150
+#: Least correlation with the mean head, and by how much less it may correlate as it is than turned about.
+MIN_LIKENESS, MAX_LIKER_TURNED = 0.6, 0.0
+#: Neighbouring slices differ by at most this share of what slices twice as far apart do.
+MAX_UNEVENNESS = 0.75
+
+
+@dataclass(frozen=True)
+class CoarseGrid:
+    """The raster on which heads are compared with the mean head."""
+
+    size: tuple[int, ...] = (16, 32, 32)
+    spacing_mm: tuple[float, ...] | None = (10.0, 7.0, 7.0)
+
+
+#: Of the coarse grid's slices the lower ones, where heads differ in how far down they were scanned, don't count.
+COMPARED = slice(4, 16)
+COARSE_SMOOTHING_MM = 4.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,8 @@ def check_head(volume: Volume, frame: HeadFrame) -> None:
     if float(areas[np.flatnonzero(areas)[-1]]) > MAX_TOP_SHARE * float(areas.max()):
         raise NotScoredError("the top of the head is not covered")
     _check_upright(volume, frame)
+    _check_order(volume)
+    _check_likeness(volume, frame)
 
 
 def _check_upright(volume: Volume, frame: HeadFrame) -> None:
@@ -90,6 +113,48 @@ def _check_upright(volume: Volume, frame: HeadFrame) -> None:
     third = len(shares) // 3
     if third and np.mean(shares[-third:]) > np.mean(shares[:third]):
         raise NotScoredError("the head seems to be upside down: the slices' positions are wrong")
+
+
+def _check_order(volume: Volume) -> None:
+    """Refuse slices of which neighbours don't belong together: shuffled, or of two heads."""
+    upper = volume.values[len(volume.values) // 3 :]
+    one, two = (float(np.abs(upper[step:] - upper[:-step]).mean()) for step in (1, 2))
+    if one > MAX_UNEVENNESS * two:
+        raise NotScoredError("the slices do not follow one another: their positions are wrong")
+
+
+def _check_likeness(volume: Volume, frame: HeadFrame) -> None:
+    head = coarse_head(volume, frame)
+    likeness = _correlation(head)
+    turned = max(_correlation(np.rot90(head, quarters, axes=(1, 2))) for quarters in (1, 2, 3))
+    if likeness < MIN_LIKENESS:
+        raise NotScoredError("not a head: nothing like the shape of one")
+    if turned - likeness > MAX_LIKER_TURNED:
+        raise NotScoredError("the head does not lie as the slices' orientation says")
+
+
+def coarse_head(volume: Volume, frame: HeadFrame) -> Floats:
+    """Return a head on a coarse grid, float32 (16, 32, 32), slices from below."""
+    sigma = [COARSE_SMOOTHING_MM / mm for mm in volume.voxel_mm]
+    smooth = replace(volume, values=ndimage.gaussian_filter(volume.values, sigma))
+    head: Floats = on_grid(smooth, frame, CoarseGrid()).astype(np.float32)
+    return head
+
+
+@cache
+def _mean_head() -> Floats:
+    with (
+        (resources.files("workers.images") / "gate_bct.npz").open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        head: Floats = arrays["head"].astype(np.float32)
+        return head
+
+
+def _correlation(head: Floats) -> float:
+    a, b = (h[COMPARED].ravel() - h[COMPARED].mean() for h in (head, _mean_head()))
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size > 0 else 0.0
 
 
 def _inside_skull(volume: Volume, frame: HeadFrame) -> Iterator[_Slice]:

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from triage.errors import NotScoredError
 from workers.images.frames import Vector
+from workers.images.pixels import Floats
 from workers.images.sources import Grid
 from workers.images.volume import TOP, Volume
 
@@ -19,6 +20,8 @@ OPENING_MM = 4.0
 MIDDLE_MM = (15.0, 90.0)
 #: Free space between the top of the head and the upper edge of the grid, mm.
 HEADROOM_MM = 6.0
+#: Of what lies around the head, so many pixels stay.
+RIM_PIXELS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +124,10 @@ def on_grid(volume: Volume, frame: HeadFrame, grid: Grid) -> npt.NDArray[np.uint
     -------
     numpy.ndarray
         uint8, shape (D, H, W), 0 to 127; slices inferior to superior, rows front to back, columns from the
-        patient's right to left. Outside the volume it is 0 (air).
+        patient's right to left. Outside the head and outside the volume it is 0 (air).
     """
     size = grid.size
-    itk = sitk.GetImageFromArray(volume.values)  # index space: spacing 1, origin 0
+    itk = sitk.GetImageFromArray(_without_surroundings(volume, frame))  # index space: spacing 1, origin 0
     target = sitk.Image(size[2], size[1], size[0], sitk.sitkFloat32)
     start, step = grid_affine(frame, grid)
     to_index = np.linalg.inv(volume.affine[:, :3])
@@ -133,3 +136,12 @@ def on_grid(volume: Volume, frame: HeadFrame, grid: Grid) -> npt.NDArray[np.uint
     transform.SetTranslation((to_index @ (start - volume.affine[:, 3])).tolist())
     moved = sitk.Resample(itk, target, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
     return np.clip(np.round(sitk.GetArrayFromImage(moved)), 0, TOP).astype(np.uint8)
+
+
+def _without_surroundings(volume: Volume, frame: HeadFrame) -> Floats:
+    """Return the values with air for head rest, couch, cushions and marks; a rim around the head stays."""
+    kept = np.zeros(frame.mask.shape, dtype=bool)
+    for head, room in zip(frame.mask, kept, strict=True):
+        room[:] = ndimage.binary_dilation(ndimage.binary_fill_holes(head), iterations=RIM_PIXELS)
+    values: Floats = np.where(kept, volume.values, np.float32(0))
+    return values

@@ -1,10 +1,11 @@
 """Fits the set classifier: normal set against mixture, told to ignore what a machine can do to an image.
 
 The head is a ridge-regularised linear discriminant on frozen features. Beside the ridge it is penalised for every
-direction in which features move when the *same* image is blurred, sharpened, re-windowed, shaded, noised or resampled:
-without that penalty it learns which machine the sets come from. Artificial abnormalities, planted into normal images,
-stand on the mixture's side and show where disease lies. All of it is measured by tests/bench/estimators.py. The head is
-solved in closed form: a run needs no schedule, and the same images give the same head.
+direction in which features move when the *same* image is blurred, sharpened, re-windowed, shaded, noised, resampled,
+turned or written on: without that penalty it learns which machine the sets come from. Artificial abnormalities, planted
+into normal images, stand on the mixture's side and show where disease lies. All of it is measured by
+tests/bench/estimators.py and tests/bench/robustness.py. The head is solved in closed form: a run needs no schedule, and
+the same images give the same head.
 """
 
 import math
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -30,6 +32,9 @@ log = structlog.get_logger(__name__)
 
 NORMAL, MIXTURE, PLANTED = range(3)
 FOLDS = 5
+#: Of the altered copies: shares that are turned, overexposed and written on, and how far they are turned.
+TURNED, CLIPPED, WRITTEN_ON, MOST_DEGREES = 0.8, 0.3, 0.4, 9.0
+LETTERS = "LRAPSUPINE0123456789:<>^"
 _LEAST_SLOPE = 1e-3  # sets that can't be told apart still give a logit, of next to no weight
 
 Report = Callable[[int, int], None]
@@ -204,6 +209,21 @@ def altered(pixels: Pixels, rng: np.random.Generator, grey_levels: int) -> Pixel
         Grey values are below it.
     """
     flat = pixels.ndim == 2
+    image = _through_machine(pixels, rng, grey_levels)
+    if rng.uniform() < TURNED:
+        degrees, mode = (
+            rng.uniform(-MOST_DEGREES, MOST_DEGREES),
+            "nearest" if flat and rng.uniform() < 0.3 else "constant",
+        )
+        image = ndimage.rotate(image, degrees, axes=(-1, -2), reshape=False, order=1, mode=mode)
+    if flat and rng.uniform() < CLIPPED:
+        image = _clipped(image, rng, grey_levels)
+    found: Pixels = np.clip(np.rint(image), 0, grey_levels - 1).astype(np.uint8)
+    return _written_on(found, rng) if flat and rng.uniform() < WRITTEN_ON else found
+
+
+def _through_machine(pixels: Pixels, rng: np.random.Generator, grey_levels: int) -> Features:
+    """Return the image after another machine's sharpness, greys, shading, noise and cut."""
     image = pixels.astype(np.float64)
     plane = (0.0,) * (pixels.ndim - 2) + (1.0, 1.0)
     kind = rng.uniform()
@@ -211,7 +231,7 @@ def altered(pixels: Pixels, rng: np.random.Generator, grey_levels: int) -> Pixel
         image = ndimage.gaussian_filter(image, np.multiply(plane, rng.uniform(0.3, 1.2)))
     elif kind < 0.6:
         image += rng.uniform(0.3, 1.2) * (image - ndimage.gaussian_filter(image, plane))
-    if flat:  # a CT's grey values are Hounsfield units, no matter of taste
+    if pixels.ndim == 2:  # a CT's grey values are Hounsfield units, no matter of taste
         low, wide = float(image.min()), max(float(np.ptp(image)), 1e-3)
         image = ((image - low) / wide).clip(0, 1) ** rng.uniform(0.7, 1.4) * wide
         y, x = (np.linspace(-1, 1, n) for n in image.shape)
@@ -223,6 +243,33 @@ def altered(pixels: Pixels, rng: np.random.Generator, grey_levels: int) -> Pixel
     most = max(1, round(0.03 * pixels.shape[-1]))
     (top, bottom), (left, right) = rng.integers(0, most + 1, (2, 2))
     cut = image[..., top : image.shape[-2] - bottom, left : image.shape[-1] - right]
-    image = ndimage.zoom(cut, [n / m for n, m in zip(pixels.shape, cut.shape, strict=True)], order=1)
-    found: Pixels = np.clip(np.rint(image), 0, grey_levels - 1).astype(np.uint8)
-    return found
+    factors = [n / m for n, m in zip(pixels.shape, cut.shape, strict=True)]
+    resized: Features = np.clip(ndimage.zoom(cut, factors, order=1), 0, grey_levels - 1)
+    return resized
+
+
+def _clipped(image: Features, rng: np.random.Generator, grey_levels: int) -> Features:
+    """Return the image overexposed, its greys then standardised again as `workers.images.cxr` does."""
+    top = grey_levels - 1
+    bright = np.clip(image * rng.uniform(1, 1.3), 0, top)
+    edge = round(0.12 * min(image.shape))
+    low, median, high = np.percentile(bright[edge:-edge, edge:-edge], (1, 50, 99))
+    share = np.clip((median - low) / max(high - low, 1e-3), 0.05, 0.95)
+    power = np.clip(np.log(0.5) / np.log(share), 0.5, 2.0)
+    standard: Features = np.clip((bright - low) / max(high - low, 1e-3), 0, 1) ** power * top
+    return standard
+
+
+def _written_on(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Return a radiograph with letters, times and arrows burned in, mostly along its edges."""
+    picture = Image.fromarray(image)
+    draw, side = ImageDraw.Draw(picture), min(image.shape)
+    for _ in range(rng.integers(1, 4)):
+        font = ImageFont.load_default(size=max(6, int(rng.integers(side // 20, side // 9 + 1))))
+        text = "".join(rng.choice(list(LETTERS), rng.integers(1, 9)))
+        place = rng.uniform(0, 0.85, 2)
+        if rng.uniform() < 0.8:
+            place[rng.integers(2)] = rng.choice([rng.uniform(0, 0.14), rng.uniform(0.82, 0.93)])
+        x, y = place * side
+        draw.text((float(x), float(y)), text, fill=int(rng.choice([0, 200, 255, 255, 255])), font=font)
+    return np.array(picture)

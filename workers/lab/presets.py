@@ -27,6 +27,9 @@ class Schedule(BaseModel):
         Finest levels that stay as they were when the stage began.
     shift : int
         Training images are shifted by up to so many pixels of the input grid, their edges repeated.
+    checkpointing : bool
+        A step's activations are computed again for the gradient instead of kept: slower by a third, and a full-size
+        flow fits into memory.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +44,7 @@ class Schedule(BaseModel):
     patience: int = Field(10, ge=1)
     frozen_levels: int = Field(0, ge=0)
     shift: int = Field(0, ge=0)
+    checkpointing: bool = False
 
 
 class ClassifierRecipe(BaseModel):
@@ -122,6 +126,9 @@ class Preset(BaseModel):
     ----------
     base : Schedule
         A flow trained on all images, from which both flows start; 0 epochs: both start afresh, as in the paper.
+    progression : tuple of int
+        Grey levels, few to more, at which the base flow is trained before the architecture's own; each for the base
+        schedule's epochs.
     flow : Schedule
         The normal and the mixture flow, trained alike.
     weights : tuple of float
@@ -151,6 +158,7 @@ class Preset(BaseModel):
     transform: InputTransform
     architecture: Architecture
     base: Schedule
+    progression: tuple[Annotated[int, Field(ge=2, le=256)], ...] = ()
     flow: Schedule
     weights: tuple[float, ...]
     classifier: ClassifierRecipe | None = None
@@ -168,7 +176,9 @@ class Preset(BaseModel):
 
 
 _CXR_CLASSIFIER = ClassifierRecipe(
-    spec=Classifier(size=(128, 128), blocks=(7, 10, 14), statistics=("mean", "sd")),
+    spec=Classifier(size=(128, 128), blocks=(7, 10, 14), statistics=("mean", "sd"), views=8),
+    invariance=40.0,
+    copies=5,
 )
 _CXR_LOCAL = LocalRecipe(
     spec=Local(size=(64, 64), widths=(24, 32, 48, 64), components=150, weights=(1.0, 1.0, 1.0)),
@@ -204,7 +214,9 @@ _BCT_CLASSIFIER = ClassifierRecipe(
 
 def _paper_bct(name: str, size: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Preset:
     """The paper's table 4; both flows get 30 epochs, for unequal ones shift the ratio."""
-    schedule = Schedule(epochs=30, batch=1, micro_batch=1, learning_rate=1e-4, warmup_steps=500, average=0.999)
+    schedule = Schedule(
+        epochs=30, batch=1, micro_batch=1, learning_rate=1e-4, warmup_steps=500, average=0.999, checkpointing=True
+    )
     return Preset(
         name=name,
         modality="BCT",
@@ -220,7 +232,14 @@ def _paper_bct(name: str, size: tuple[int, int, int], spacing_mm: tuple[float, f
 def _paper_cxr() -> Preset:
     """The paper's table 2."""
     schedule = Schedule(
-        epochs=200, batch=128, micro_batch=8, learning_rate=1e-3, warmup_steps=1000, average=0.999, patience=20
+        epochs=200,
+        batch=128,
+        micro_batch=4,
+        learning_rate=1e-3,
+        warmup_steps=1000,
+        average=0.999,
+        patience=20,
+        checkpointing=True,
     )
     return Preset(
         name="paper-cxr",
