@@ -2,9 +2,9 @@
 
 A bundle holds ``bundle.toml`` (what it is), ``normal.safetensors`` and ``mixture.safetensors`` (the two flows),
 ``calibration.json`` (what its numbers mean), ``golden.safetensors`` (an input with its known score), ``card.md``
-(what it must not be used for) and ``SHA256SUMS``; ``classifier.safetensors`` if the manifest has a table
-``[classifier]``; and perhaps ``maps.safetensors`` (what relevance maps are standardised by). Its digest is over all of
-them.
+(what it must not be used for) and ``SHA256SUMS``; ``classifier.safetensors`` and ``local.safetensors`` if the manifest
+has tables ``[classifier]`` and ``[local]``; and perhaps ``maps.safetensors`` (what relevance maps are standardised by).
+Its digest is over all of them.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from triage.calibration import Calibration
 from triage.config.schema import Models
 from triage.errors import BundleError
-from triage.manifest import Architecture, Classifier, InputTransform, Manifest, Preprocessing, Training
+from triage.manifest import Architecture, Classifier, InputTransform, Local, Manifest, Preprocessing, Training
 
 __all__ = [
     "Architecture",
@@ -30,6 +30,7 @@ __all__ = [
     "Calibration",
     "Classifier",
     "InputTransform",
+    "Local",
     "Manifest",
     "Preprocessing",
     "Training",
@@ -47,9 +48,10 @@ CALIBRATION = "calibration.json"
 GOLDEN = "golden.safetensors"
 CARD = "card.md"
 CLASSIFIER = "classifier.safetensors"
+LOCAL = "local.safetensors"
 MAPS = "maps.safetensors"
 REQUIRED = frozenset({MANIFEST, NORMAL, MIXTURE, CALIBRATION, GOLDEN, CARD})
-FILES = REQUIRED | {CLASSIFIER, MAPS}
+FILES = REQUIRED | {CLASSIFIER, LOCAL, MAPS}
 CLASSIFIER_MAX_BYTES = 64 * 2**20
 
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)")
@@ -123,11 +125,12 @@ class Bundle:
                 f"the flows have {manifest.architecture.levels}",
                 remedy=_REMEDY,
             )
-        if (manifest.classifier is not None) != (CLASSIFIER in sums):
-            raise BundleError(
-                f"bundle {folder.name}: {MANIFEST} and {CLASSIFIER} disagree on whether there is a classifier",
-                remedy=_REMEDY,
-            )
+        for section, file in ((manifest.classifier, CLASSIFIER), (manifest.local, LOCAL)):
+            if (section is not None) != (file in sums):
+                raise BundleError(
+                    f"bundle {folder.name}: {MANIFEST} and {file} disagree on whether there is a classifier",
+                    remedy=_REMEDY,
+                )
         return cls(
             name=manifest.name,
             version=manifest.version,
@@ -180,7 +183,7 @@ def _verify(folder: Path, sums: Mapping[str, str]) -> dict[str, bytes]:
         path = folder / name
         if path.is_symlink() or not path.is_file():
             raise BundleError(f"bundle {folder.name}: {name} is not a plain file", remedy=_REMEDY)
-        if name == CLASSIFIER and path.stat().st_size > CLASSIFIER_MAX_BYTES:
+        if name in (CLASSIFIER, LOCAL) and path.stat().st_size > CLASSIFIER_MAX_BYTES:
             raise BundleError(f"bundle {folder.name}: {name} is larger than any classifier", remedy=_REMEDY)
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != expected:

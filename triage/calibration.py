@@ -16,6 +16,7 @@ UNLIKE = "unlike anything the model was calibrated on"
 COMBINED = "combined"
 FLOWS = "flows"
 SET_CLASSIFIER = "set_classifier"
+LOCAL_CLASSIFIER = "local_classifier"
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Values = tuple[FiniteFloat, ...]
@@ -115,7 +116,7 @@ class Calibration(_Part):
         The reference's mean image on a coarse grid, flattened; images are compared with it.
     ranges : dict of str to (float, float)
         Lowest and highest admissible value of each checked quantity: every level's part of log p(x|normal), of
-        log p(x) and of their difference, their totals, every level's largest latent, the set classifier's logit,
+        log p(x) and of their difference, their totals, every level's largest latent, the values of both classifiers,
         and plain statistics of the input image.
     """
 
@@ -123,7 +124,7 @@ class Calibration(_Part):
     name: str
     images: int = Field(ge=1)
     weights: tuple[Annotated[FiniteFloat, Field(ge=0)], ...] = Field(min_length=1)
-    combination: dict[Literal["flows", "set_classifier"], Term] = {}
+    combination: dict[Literal["flows", "set_classifier", "local_classifier"], Term] = {}
     reference: Values = Field(min_length=2)
     references: dict[str, Annotated[Values, Field(min_length=2)]] = {}
     normal_reference: Values = ()
@@ -149,8 +150,8 @@ class Calibration(_Part):
         pairs = zip(self.weights, levels_normal, levels_mixture, strict=True)
         return math.fsum(weight * (mixture - normal) for weight, normal, mixture in pairs)
 
-    def combined(self, flows: float, set_classifier: float | None = None) -> float:
-        """Return the combined statistic of one image.
+    def combined(self, values: Mapping[str, float]) -> float:
+        """Return the combined statistic of one image from its value by every estimator.
 
         Raises
         ------
@@ -158,15 +159,11 @@ class Calibration(_Part):
             If the combination has a term for an estimator that has no value.
         """
         if not self.combination:
-            return flows
-        values = {FLOWS: flows, SET_CLASSIFIER: set_classifier}
-        total = 0.0
-        for name, term in self.combination.items():
-            value = values[name]
-            if value is None:
-                raise ValueError(f"the combined statistic needs {name}")
-            total += term.weight * (value - term.centre) / term.spread
-        return total
+            return values[FLOWS]
+        missing = self.combination.keys() - values.keys()
+        if missing:
+            raise ValueError(f"the combined statistic needs {', '.join(sorted(missing))}")
+        return sum(term.weight * (values[name] - term.centre) / term.spread for name, term in self.combination.items())
 
     def percentile(self, statistic: float, estimator: str = COMBINED) -> float:
         """Return the abnormality percentile, 0 to 100: how much of the reference lies below ``statistic``.

@@ -176,6 +176,55 @@ class Classifier(_Part):
         return self
 
 
+class Local(_Part):
+    """The third estimator: a small network that marks, place by place, what looks planted into a normal image.
+
+    It was trained on normal and unlabelled images into half of which artificial abnormalities were planted, and to tell
+    the two sets apart; no label of a disease was needed. ``local.safetensors`` holds its weights.
+
+    Attributes
+    ----------
+    size : tuple of int
+        (H, W) at which the network sees an image or a slice; multiples of 8.
+    widths : tuple of int
+        Channels of the stem and of the maps at 1/2, 1/4 and 1/8 of ``size``.
+    members : int
+        Networks whose outputs are averaged.
+    window : (float, float) or None
+        Grey values that become -1 and 1; None gives every image the same mean and spread.
+    neighbours : int
+        BCT: so many slices on either side of one are further channels.
+    components : int
+        Principal components of normal images; what they leave of an image is a further channel. 0: no such channel.
+    top : float
+        The map's statistic is the mean of this share of its highest logits.
+    slices : int
+        BCT: the statistics of whole slices are means over the so many slices where they are highest.
+    weights : tuple of float
+        Of the three standardised statistics in the estimator's value: the map's, and the logits of "something was
+        planted" and of "from the mixture" for the whole image.
+    """
+
+    kind: Literal["pyramid"] = "pyramid"
+    size: Annotated[tuple[Annotated[int, Field(ge=16, le=512, multiple_of=8)], ...], Field(min_length=2, max_length=2)]
+    widths: Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(min_length=4, max_length=4)]
+    members: int = Field(1, ge=1, le=16)
+    window: tuple[FiniteFloat, FiniteFloat] | None = None
+    neighbours: int = Field(0, ge=0, le=4)
+    components: int = Field(0, ge=0, le=512)
+    top: float = Field(0.02, gt=0, le=1)
+    slices: int = Field(1, ge=1, le=64)
+    weights: Annotated[tuple[Annotated[FiniteFloat, Field(ge=0)], ...], Field(min_length=3, max_length=3)]
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError("window ends before it starts")
+        if not any(self.weights):
+            raise ValueError("all weights are 0")
+        return self
+
+
 class DataSource(_Part):
     """Images that a bundle was made from."""
 
@@ -214,6 +263,7 @@ class Manifest(_Part):
     transform: InputTransform = InputTransform()
     architecture: Architecture
     classifier: Classifier | None = None
+    local: Local | None = None
     training: Training
 
     @model_validator(mode="after")
@@ -234,4 +284,8 @@ class Manifest(_Part):
             and (size[0] % self.classifier.slab or size[0] // self.classifier.slab < self.classifier.top)
         ):
             raise ValueError("classifier.slab and classifier.top don't fit the slices")
+        if self.local is not None and axes == 2 and (self.local.neighbours, self.local.slices) != (0, 1):
+            raise ValueError("a CXR has no neighbouring slices")
+        if self.local is not None and axes == 3 and self.local.slices > size[0]:
+            raise ValueError("local.slices is more than there are")
         return self

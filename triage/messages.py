@@ -76,8 +76,10 @@ class Score:
         Abnormality percentile, 0 to 100, of ``combined`` against the bundle's frozen calibration reference.
     set_classifier : float or None
         Logit of the set classifier, higher for the more abnormal; None if the bundle has none.
+    local_classifier : float or None
+        Value of the local classifier, higher for the more abnormal; None if the bundle has none.
     combined : float
-        The statistic that ranks: the flows' and the classifier's together, or the flows' alone.
+        The statistic that ranks: all estimators together, or the flows alone.
     percentiles : dict of str to float
         The abnormality percentile by each estimator, 0 to 100.
     p_value : float or None
@@ -102,6 +104,7 @@ class Score:
     percentile: float
     combined: float = 0.0
     set_classifier: float | None = None
+    local_classifier: float | None = None
     percentiles: dict[str, float] = field(default_factory=dict)
     p_value: float | None = None
     calibrated: float | None = None
@@ -114,6 +117,11 @@ class Score:
     calibration: str = ""
     compute: str = ""
     model_time_s: float = 0.0
+
+    @property
+    def classifiers(self) -> list[float]:
+        """The values of the estimators beside the flows; empty where the flows rank alone."""
+        return [value for value in (self.set_classifier, self.local_classifier) if value is not None]
 
     def to_wire(self) -> dict[str, Any]:
         """Return JSON-able builtins."""

@@ -78,7 +78,7 @@ def map_one(engine: Engine, model_input: ModelInput) -> Relevance | None:
     A score must never wait for a map, nor be lost with it.
     """
     try:
-        mapper = Mapper.load(engine.bundle, engine.posterior, engine.classifier)
+        mapper = Mapper.load(engine.bundle, engine.posterior, engine.classifiers)
         return mapper(model_input.pixels) if mapper is not None else None
     except Exception as exc:  # noqa: BLE001 - as said
         log.error("relevance_map_failed", bundle=engine.bundle.name, error=type(exc).__name__)

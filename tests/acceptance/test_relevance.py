@@ -31,7 +31,7 @@ def bundles_with_maps(folder: Path) -> Path:
         if not (folder / name / MAPS).exists():
             normals = load([f"{data}/{recipe.test_normal}"], bundle.preprocessing, bundle.modality)
             engine = Engine(bundle, "cpu")
-            add_maps(bundle, engine.posterior, normals, classifier=engine.classifier)
+            add_maps(bundle, engine.posterior, normals, classifiers=engine.classifiers)
         assert (folder / name / MAPS).exists()
     return folder
 

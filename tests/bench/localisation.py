@@ -58,6 +58,7 @@ BCT_KINDS = (
 )  # fmt: skip
 
 CLASSIFIER_KINDS = ("classifier", "classifier~1", "classifier~2")
+LOCAL_KINDS = ("local", "local~0.5", "local~1", "local~2")
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,17 @@ class Bench:
         names = tuple(str(n) for n in range(len(self.normals)))
         normals = ImageSet(self.normals, names, names)
         engine = self.engine
-        mapper = make_mapper(self.bundle, engine.posterior, normals, Method.parse(kind), classifier=engine.classifier)
+        mapper = make_mapper(self.bundle, engine.posterior, normals, Method.parse(kind), classifiers=engine.classifiers)
         if mapper is None:
             raise ValueError("too few normals")
         raw = mapper.raw(images)
         return raw, mapper.standard(raw)
+
+    @property
+    def classifier_kinds(self) -> tuple[str, ...]:
+        """The kinds that need a classifier which the bundle has."""
+        there = self.engine.classifiers
+        return (CLASSIFIER_KINDS if there.of_sets else ()) + (LOCAL_KINDS if there.local else ())
 
     @property
     def shipped(self) -> str:
@@ -183,12 +190,12 @@ def cxr(models: Path, data: Path) -> Figures:
     elsewhere = [plant(image, 10_000 + n).mask for n, image in enumerate(bench.normals)]
     place = ndimage.gaussian_filter(np.mean(elsewhere, axis=0), 2)
     found = {"chance": figures(noise), "place alone": figures(np.broadcast_to(place, images.shape).copy())}
-    for kind in (*CXR_KINDS, *(CLASSIFIER_KINDS if bench.engine.classifier else ())):
+    for kind in (*CXR_KINDS, *bench.classifier_kinds):
         if f"level{bundle.architecture.levels + 1}" in kind:
             continue
         for name, maps in zip(("raw", "standardised"), bench.maps(kind, images), strict=True):
             found[f"{kind}, {name}"] = figures(maps)
-    classifier = bench.engine.classifier
+    classifier = bench.engine.classifiers.of_sets
     if classifier is not None:
         reference = bench.normals[:60]
         usual = reference.mean(0)
@@ -254,7 +261,7 @@ def bct(models: Path, data: Path) -> Figures:
         "middle first": figures(np.tile(middle, (len(tested), 1))),
         "place alone": figures(np.tile(place, (len(tested), 1))),
     }
-    for kind in (*BCT_KINDS, *(CLASSIFIER_KINDS if bench.engine.classifier else ())):
+    for kind in (*BCT_KINDS, *bench.classifier_kinds):
         if f"level{bundle.architecture.levels + 1}" in kind:
             continue
         for name, maps in zip(("raw", "standardised"), bench.maps(kind, volumes), strict=True):

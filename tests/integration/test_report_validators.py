@@ -28,10 +28,15 @@ from triage.sop_classes import SR_CLASSES
 KINDS = {
     "cr": ([header(CR)], result()),
     "dx": ([header(DX)], result()),
-    "two-estimators": (
+    "three-estimators": (
         [header(DX)],
         result(
-            score=score(set_classifier=-1.5, combined=0.75, percentiles={"set_classifier": 12.5, "combined": 97.25})
+            score=score(
+                set_classifier=-1.5,
+                local_classifier=2.5,
+                combined=0.75,
+                percentiles={"set_classifier": 12.5, "local_classifier": 99.0, "combined": 97.25},
+            )
         ),
     ),
     "ct": ([header(CT, instance=i) for i in range(28)], result(modality="BCT")),

@@ -71,10 +71,10 @@ def test_few_labels_make_no_probability() -> None:
 
 def test_the_combined_statistic_weighs_standardised_estimators() -> None:
     calibration = tiny_calibration(combination=TERMS, references={"flows": (0.0, 2.0)})
-    assert calibration.combined(3.0, 0.25) == pytest.approx(0.5 * (3 - 1) / 2 + 0.25)
-    assert tiny_calibration().combined(3.0) == 3.0
+    assert calibration.combined({"flows": 3.0, "set_classifier": 0.25}) == pytest.approx(0.5 * (3 - 1) / 2 + 0.25)
+    assert tiny_calibration().combined({"flows": 3.0}) == 3.0
     with pytest.raises(ValueError, match="set_classifier"):
-        calibration.combined(3.0)
+        calibration.combined({"flows": 3.0})
     assert calibration.percentiles({"flows": 1.0, "combined": 0.0, "other": 1.0, "plain_ratio": float("nan")}) == {
         "flows": pytest.approx(50.0), "combined": pytest.approx(50.0),
     }  # fmt: skip

@@ -14,9 +14,10 @@ from triage.errors import BundleError
 from triage.manifest import Architecture, Classifier
 from triage.messages import ModelInput, Relevance
 from workers.flows.engine import Engine
+from workers.flows.flow_maps import Expected, contributions, raw_maps
 from workers.flows.glow import Glow, dequantise
 from workers.flows.posterior import Posterior
-from workers.flows.relevance import Expected, Mapper, Method, Standard, activations, contributions, raw_maps, smoothed
+from workers.flows.relevance import Mapper, Method, Standard, activations, smoothed
 from workers.flows.set_classifier import SetClassifier, feature_count
 from workers.lab.image_set import ImageSet
 from workers.lab.imagenet import frozen_blocks

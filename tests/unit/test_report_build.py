@@ -65,13 +65,17 @@ def test_the_percentile_stands_with_its_population(tmp_path: Path) -> None:
     assert "reference-2026-01" in properties["121405"].TextValue
 
 
-def test_a_second_estimator_is_told_with_its_percentile(tmp_path: Path) -> None:
-    two = score(set_classifier=1.25, combined=2.5, percentiles={"set_classifier": 88.0, "combined": 97.25})
+@pytest.mark.parametrize(
+    ("estimator", "code"), [("set_classifier", "SETLOGIT"), ("local_classifier", "LOCALCLS")]
+)  # fmt: skip
+def test_another_estimator_is_told_with_its_percentile(tmp_path: Path, estimator: str, code: str) -> None:
+    two = score(**{estimator: 1.25}, combined=2.5, percentiles={estimator: 88.0, "combined": 97.25})
     _, group = read_back(build_report([header()], result(score=two)), tmp_path)
     found = {m.name.value: m for m in group.get_measurements()}
-    assert (found["SETLOGIT"].value, found["COMBINED"].value) == (1.25, 2.5)
-    ranks = [i for i in found["SETLOGIT"][0].ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "121415"]
+    assert (found[code].value, found["COMBINED"].value) == (1.25, 2.5)
+    ranks = [i for i in found[code][0].ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "121415"]
     assert ranks[0].MeasuredValueSequence[0].FloatingPointValue == 88.0
+    assert result(score=two).statement != result(score=score(combined=2.5)).statement
     assert {m.name.value for m in read_back(build_report([header()], result()), tmp_path)[1].get_measurements()} == {
         "LOGPNORM", "ABNPCT",
     }  # fmt: skip

@@ -71,7 +71,7 @@ class ReportInput:
             return
         if self.score is None:
             raise ReportError("a report needs a score or the reason why there is none")
-        values = (self.score.log_posterior, self.score.combined, self.score.set_classifier or 0.0)
+        values = (self.score.log_posterior, self.score.combined, *self.score.classifiers)
         if not (all(map(math.isfinite, values)) and 0 <= self.score.percentile <= 100):
             raise ReportError("a score that is not finite cannot be reported as a score")
 
@@ -116,7 +116,7 @@ class ReportInput:
         numbers: list[str] = []
         if self.score and not self.not_scored:
             values = [self.score.log_posterior, self.score.percentile]
-            if self.score.set_classifier is not None:
-                values += [self.score.set_classifier, self.score.combined]
+            if self.score.classifiers:
+                values += [*self.score.classifiers, self.score.combined]
             numbers = [float(value).hex() for value in values]
         return "|".join([*numbers, str(self.priority or ""), str(self.suspected_abnormality), self.not_scored])

@@ -14,7 +14,7 @@ from highdicom.sr import RelationshipTypeValues
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from triage.calibration import COMBINED, SET_CLASSIFIER
+from triage.calibration import COMBINED, LOCAL_CLASSIFIER, SET_CLASSIFIER
 from triage.messages import Score
 from triage.report import codes
 from triage.report.evidence import is_image
@@ -158,11 +158,13 @@ def _measurements(result: ReportInput, inputs_hash: str) -> list[sr.Measurement]
             properties=_population(score, score.percentile),
         ),
     ]
-    if score.set_classifier is not None:
-        for name, value, estimator in (
-            (codes.SET_CLASSIFIER_LOGIT, score.set_classifier, SET_CLASSIFIER),
-            (codes.COMBINED_STATISTIC, score.combined, COMBINED),
-        ):
+    found = [
+        (codes.SET_CLASSIFIER_LOGIT, score.set_classifier, SET_CLASSIFIER),
+        (codes.LOCAL_CLASSIFIER_VALUE, score.local_classifier, LOCAL_CLASSIFIER),
+        (codes.COMBINED_STATISTIC, score.combined if score.classifiers else None, COMBINED),
+    ]
+    for name, value, estimator in found:
+        if value is not None:
             percentile = score.percentiles.get(estimator)
             measurements.append(
                 sr.Measurement(

@@ -47,7 +47,9 @@ class WorklistItem(BaseModel):
     priority: Priority | None = Field(description="suggested by the model; null: no score. LOW is not 'normal'")
     percentile: float | None = Field(description="abnormality percentile, 0 to 100, of the calibration reference")
     log_posterior: float | None = Field(description="log p(x|normal) - log p(x), nats")
-    percentiles: dict[str, float] = Field(description="abnormality percentile by estimator: flows, set_classifier, …")
+    percentiles: dict[str, float] = Field(
+        description="abnormality percentile by estimator: flows, set_classifier, local_classifier, …"
+    )
     p_value: float | None = Field(description="conformal: how usual such a score is among reported normals")
     calibrated: float | None = Field(description="probability of an abnormality, where labels were calibrated on")
     model: str | None = Field(description="bundle that scored it: name, version, start of the digest")

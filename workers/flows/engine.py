@@ -8,14 +8,14 @@ import numpy.typing as npt
 import torch
 
 from triage.bundles import Bundle
-from triage.calibration import COMBINED, SET_CLASSIFIER
+from triage.calibration import COMBINED, LOCAL_CLASSIFIER, SET_CLASSIFIER
 from triage.errors import BundleError
 from triage.messages import ModelInput, Score
+from workers.flows.classifiers import Classifiers
 from workers.flows.fused import FusedFlows, latent_quantities
 from workers.flows.glow import dequantise
 from workers.flows.posterior import Posterior, estimates, quantities
 from workers.flows.precision import DTYPES, Precision, require_precision
-from workers.flows.set_classifier import SetClassifier
 from workers.flows.transform import to_flow_grid
 from workers.flows.weights import load_flows
 
@@ -63,7 +63,7 @@ class Engine:
         self.precision: Precision = precision
         self.template = np.asarray(bundle.calibration.template)
         self.flows = FusedFlows(load_flows(bundle, self.device), dtype=DTYPES[precision])
-        self.classifier = SetClassifier.load(bundle, self.device)
+        self.classifiers = Classifiers.load(bundle, self.device)
         if precision != "float32":
             require_precision(bundle, self.device, precision)
 
@@ -110,15 +110,13 @@ class Engine:
         grey = to_flow_grid(model_input.pixels, bundle.transform, bundle.architecture, grey_levels)
         levels, largest = self.parts(grey[None])
         normal, mixture = levels[:, 0]
-        logit = self.classifier(model_input.pixels) if self.classifier else None
+        values = self.classifiers(model_input.pixels)
         model_time_s = time.perf_counter() - started
         cell = self.flows.cell
         log_prob_normal, log_prob_mixture = float(normal.sum()) + cell, float(mixture.sum()) + cell
         found = quantities(normal, mixture, model_input.pixels, self.template) | latent_quantities(largest[:, 0])
-        if logit is not None:
-            found[SET_CLASSIFIER] = logit
-        reason = calibration.check(found)
-        statistics = estimates(calibration, normal, mixture, cell=cell, set_classifier=logit)
+        reason = calibration.check(found | values)
+        statistics = estimates(calibration, normal, mixture, cell=cell, classifiers=values)
         combined = statistics[COMBINED]
         return Score(
             log_prob_normal=log_prob_normal,
@@ -126,7 +124,8 @@ class Engine:
             log_posterior=float(normal.sum() - mixture.sum()),
             percentile=calibration.percentile(combined) if np.isfinite(combined) else 0.0,
             combined=combined,
-            set_classifier=logit,
+            set_classifier=values.get(SET_CLASSIFIER),
+            local_classifier=values.get(LOCAL_CLASSIFIER),
             percentiles=calibration.percentiles(statistics),
             p_value=calibration.p_value(combined),
             calibrated=calibration.calibrated(combined),

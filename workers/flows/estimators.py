@@ -6,6 +6,7 @@ Each is higher for the more abnormal image:
 - ``plain_ratio``: log p(x) - log p(x|normal), all levels alike: minus the log posterior of the paper's equation 3.
 - ``flows``: the bundle's weighted sum of the levels' ratios.
 - ``set_classifier``: the logit of the normal set against the mixture, if the bundle has such a classifier.
+- ``local_classifier``: how much looks planted into a normal image, if the bundle has such a classifier.
 - ``combined``: what ranks.
 """
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triage.bundles import Bundle
-from triage.calibration import COMBINED, FLOWS, SET_CLASSIFIER
+from triage.calibration import COMBINED, FLOWS
 from workers.flows.engine import Engine
 from workers.flows.posterior import estimates
 from workers.flows.transform import to_flow_grid
@@ -35,8 +36,7 @@ class BundleEstimators:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.bundle = engine.bundle
-        second = (SET_CLASSIFIER,) if engine.classifier else ()
-        self.names: tuple[str, ...] = ("log_prob_normal", "plain_ratio", FLOWS, *second, COMBINED)
+        self.names: tuple[str, ...] = ("log_prob_normal", "plain_ratio", FLOWS, *engine.classifiers.names, COMBINED)
 
     @classmethod
     def load(cls, bundle: Bundle, device: str = "auto") -> Self:
@@ -74,6 +74,6 @@ class BundleEstimators:
             ]
             normal, mixture = engine.parts(np.stack(grey))[0]
             for image, n, m in zip(some, normal, mixture, strict=True):
-                logit = engine.classifier(image) if engine.classifier else None
-                rows.append(estimates(bundle.calibration, n, m, cell=engine.flows.cell, set_classifier=logit))
+                values = engine.classifiers(image)
+                rows.append(estimates(bundle.calibration, n, m, cell=engine.flows.cell, classifiers=values))
         return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in self.names}

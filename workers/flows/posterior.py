@@ -1,12 +1,13 @@
 """The two flows of a bundle as one estimator: every level's parts, and the quantities that calibration checks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from triage.calibration import COMBINED, FLOWS, SET_CLASSIFIER, Calibration
+from triage.calibration import COMBINED, FLOWS, Calibration
 from workers.flows.glow import Glow, dequantise
 
 Parts = npt.NDArray[np.float64]
@@ -48,7 +49,7 @@ class Posterior:
 
 
 def estimates(
-    calibration: Calibration, normal: Parts, mixture: Parts, *, cell: float, set_classifier: float | None
+    calibration: Calibration, normal: Parts, mixture: Parts, *, cell: float, classifiers: Mapping[str, float]
 ) -> dict[str, float]:
     """Return one image's value by every estimator, higher for the more abnormal.
 
@@ -60,17 +61,16 @@ def estimates(
         (L,): every level's part of the two log densities, nats.
     cell : float
         What belongs to no level: the log of a grey level's volume, nats.
-    set_classifier : float or None
-        The set classifier's logit, if the bundle has one.
+    classifiers : mapping of str to float
+        The values of the estimators beside the flows, by name; see `workers.flows.classifiers`.
     """
-    flows = calibration.statistic(normal.tolist(), mixture.tolist())
     found = {
         "log_prob_normal": -float(normal.sum()) - cell,
         "plain_ratio": float((mixture - normal).sum()),
-        FLOWS: flows,
-        COMBINED: calibration.combined(flows, set_classifier),
+        FLOWS: calibration.statistic(normal.tolist(), mixture.tolist()),
+        **classifiers,
     }
-    return found if set_classifier is None else found | {SET_CLASSIFIER: set_classifier}
+    return found | {COMBINED: calibration.combined(found)}
 
 
 COARSE = 8

@@ -9,6 +9,7 @@ The kinds of map, higher where there is more to look at; ``python -m tests.bench
 - ``normal``, ``normal.levelN``: the same of -log p(x|normal) alone;
 - ``gradient``, ``gradient_normal``: how these sums rise with the grey value at a place;
 - ``classifier``: each position's part of the set classifier's logit;
+- ``local``: the local classifier's logits by place;
 - ``difference``: the image less what a linear Gaussian model of normals expects: no flow, but a strong baseline.
 """
 
@@ -28,8 +29,8 @@ from torch.nn import functional
 from triage.bundles import MAPS, Bundle
 from triage.errors import BundleError
 from triage.messages import Relevance
-from workers.flows.bijections import Level, Step
-from workers.flows.glow import Glow, dequantise
+from workers.flows.classifiers import NONE, Classifiers
+from workers.flows.flow_maps import Expected, raw_maps
 from workers.flows.posterior import Posterior
 from workers.flows.set_classifier import SetClassifier
 from workers.flows.transform import to_flow_grid
@@ -46,6 +47,7 @@ _TITLES = {
     "gradient": "gradient of log p(x) - log p(x|normal)",
     "gradient_normal": "gradient of -log p(x|normal)",
     "classifier": "part of the set classifier's logit",
+    "local": "local classifier's logit",
     "difference": "difference from the expected normal image",
 }
 
@@ -71,151 +73,6 @@ class Method:
         """Return the method of its text; raises ``ValueError`` if the smoothing is no number."""
         kind, _, smooth = text.partition("~")
         return cls(kind, float(smooth or 0))
-
-
-@dataclass(frozen=True)
-class Expected:
-    """A linear Gaussian model of normals on the flows' grid: their mean and first principal components.
-
-    Attributes
-    ----------
-    centre : numpy.ndarray
-        float64, the flows' grid: the mean, grey levels.
-    basis : numpy.ndarray
-        float64, (K, …): orthonormal components.
-    """
-
-    centre: Maps
-    basis: Maps
-
-    @classmethod
-    def of(cls, grey: Grey, components: int) -> Self:
-        """Fit to normals, (N, …) on the flows' grid."""
-        images = grey.reshape(len(grey), -1).astype(np.float64)
-        centre = images.mean(0)
-        _, _, basis = np.linalg.svd(images - centre, full_matrices=False)
-        return cls(centre.reshape(grey.shape[1:]), basis[:components].reshape(-1, *grey.shape[1:]))
-
-    def difference(self, grey: Grey) -> Maps:
-        """Return images, (N, …), less what is expected of them."""
-        rest = (grey.astype(np.float64) - self.centre).reshape(len(grey), -1)
-        basis = self.basis.reshape(len(self.basis), -1)
-        found: Maps = (rest - (rest @ basis.T) @ basis).reshape(grey.shape)
-        return found
-
-
-def contributions(flow: Glow, x: Tensor) -> list[Tensor]:
-    """Return every level's part of ln p(x) by position, without the constants.
-
-    Sums over channels and steps of ln s, less half the squared latents; what the actnorms, the 1x1 convolutions and
-    the Gaussians' constants add is the same everywhere and for every image.
-
-    Parameters
-    ----------
-    flow : Glow
-        In evaluation; any device.
-    x : torch.Tensor
-        (N, 1, …), values in (-1/2, 1/2).
-
-    Returns
-    -------
-    list of torch.Tensor
-        One a level, finest first, float64, (N, …) on the level's grid, nats.
-    """
-    parts: list[Tensor] = []
-    levels = [level for level in flow.levels if isinstance(level, Level)]
-    for number, level in enumerate(levels):
-        x = level.squeeze(x)[0]
-        part = torch.zeros(len(x), *x.shape[2:], dtype=torch.float64, device=x.device)
-        for step in level.steps:
-            x, log_scale = _step(step, x)
-            part = part + log_scale
-        latent = x
-        if level is not levels[-1]:
-            x, latent = x.chunk(2, dim=1)
-            prior = flow.prior(number)
-            if prior is not None:
-                part = part - prior.net(x)[:, 1::2].sum(1, dtype=torch.float64)
-                latent = prior(x, latent)[0]
-        parts.append(part - 0.5 * latent.square().sum(1, dtype=torch.float64))
-    return parts
-
-
-def _step(step: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a step's output and the logarithm of its coupling's scale, summed over channels."""
-    if not isinstance(step, Step):
-        raise TypeError("not a step of flow")
-    x = step.convolution(step.actnorm(x)[0])[0]
-    first = x.shape[1] // 2
-    shift, scale, log_scale = step.coupling._shift_and_scale(x[:, :first])
-    z = torch.cat([x[:, :first], (x[:, first:] + shift) * scale], dim=1)
-    return z, log_scale.sum(1, dtype=torch.float64)
-
-
-def raw_maps(kind: str, posterior: Posterior, grey: Grey, *, expected: Expected | None = None, batch: int = 8) -> Maps:
-    """Return the raw maps of images, float64, (N, …) on the flows' grid.
-
-    Parameters
-    ----------
-    kind : str
-        See the module.
-    posterior : Posterior
-        The flows.
-    grey : numpy.ndarray
-        uint8, (N, …) on the flows' grid.
-    expected : Expected, optional
-        For ``difference``.
-    batch : int
-        Images at once.
-
-    Raises
-    ------
-    ValueError
-        If there is no such kind.
-    """
-    if kind == "difference":
-        if expected is None:
-            raise ValueError("a difference needs what is expected")
-        return expected.difference(grey)
-    name, _, level = kind.partition(".level")
-    if name not in ("ratio", "normal", "gradient", "gradient_normal"):
-        raise ValueError(f"there is no map of kind {kind}")
-    device = next(posterior.normal.parameters()).device
-    found = []
-    for start in range(0, len(grey), batch):
-        v = torch.from_numpy(grey[start : start + batch].copy()).to(device).unsqueeze(1).float()
-        x = dequantise(v, posterior.normal.architecture.grey_levels)
-        if name.startswith("gradient"):
-            found.append(_gradient(posterior, x, ratio=name == "gradient"))
-        else:
-            found.append(_parts(posterior, x, ratio=name == "ratio", level=int(level or 0)))
-    return np.concatenate([np.empty((0, *grey.shape[1:])), *found])
-
-
-def _gradient(posterior: Posterior, x: Tensor, *, ratio: bool) -> Maps:
-    with torch.enable_grad():
-        x = x.detach().requires_grad_(True)
-        rising = -posterior.normal.level_parts(x).sum()
-        if ratio:
-            rising = rising + posterior.mixture.level_parts(x).sum()
-        (gradient,) = torch.autograd.grad(rising, x)
-    found: Maps = gradient[:, 0].double().cpu().numpy()
-    return found
-
-
-def _parts(posterior: Posterior, x: Tensor, *, ratio: bool, level: int) -> Maps:
-    with torch.no_grad():
-        parts = [-part for part in contributions(posterior.normal, x)]
-        if ratio:
-            parts = [a + b for a, b in zip(parts, contributions(posterior.mixture, x), strict=True)]
-        chosen: Sequence[Tensor] = parts[level - 1 : level] if level else parts
-        whole = torch.zeros_like(x[:, 0], dtype=torch.float64)
-        for part in chosen:
-            # Spread over the pixels it stands for, so that sums stay sums.
-            factor = whole[0].numel() / part[0].numel()
-            whole = whole + functional.interpolate(part.unsqueeze(1), size=tuple(whole.shape[1:]))[:, 0] / factor
-    found: Maps = whole.cpu().numpy()
-    return found
 
 
 @torch.no_grad()
@@ -316,7 +173,7 @@ class Mapper:
     standard : Standard
         Of its normals.
     expected : Expected or None
-    classifier : SetClassifier or None
+    classifiers : Classifiers
         For the methods that need them.
     """
 
@@ -328,13 +185,13 @@ class Mapper:
         standard: Standard,
         *,
         expected: Expected | None = None,
-        classifier: SetClassifier | None = None,
+        classifiers: Classifiers = NONE,
     ) -> None:
         self.bundle, self.posterior = bundle, posterior
-        self.method, self.standard, self.expected, self.classifier = method, standard, expected, classifier
+        self.method, self.standard, self.expected, self.classifiers = method, standard, expected, classifiers
 
     @classmethod
-    def load(cls, bundle: Bundle, posterior: Posterior, classifier: SetClassifier | None = None) -> Self | None:
+    def load(cls, bundle: Bundle, posterior: Posterior, classifiers: Classifiers = NONE) -> Self | None:
         """Return the mapper of a bundle; None if the bundle says nothing of maps: there is no standard to show one by.
 
         Raises
@@ -355,7 +212,7 @@ class Mapper:
             raise BundleError(f"bundle {bundle.name}: {MAPS} cannot be used", remedy="get the bundle again") from exc
         if not standard.mean.shape == standard.spread.shape == tuple(bundle.architecture.size):
             raise BundleError(f"bundle {bundle.name}: {MAPS} is not of its flows' grid", remedy="get the bundle again")
-        return cls(bundle, posterior, method, standard, expected=expected, classifier=classifier)
+        return cls(bundle, posterior, method, standard, expected=expected, classifiers=classifiers)
 
     def __call__(self, pixels: Grey) -> Relevance:
         """Return the map of one image on the bundle's grid."""
@@ -370,7 +227,7 @@ class Mapper:
                 pixels,
                 bundle,
                 posterior=self.posterior,
-                classifier=self.classifier,
+                classifiers=self.classifiers,
                 expected=self.expected,
             ),
             self.method,
@@ -383,7 +240,7 @@ def maps_of(
     bundle: Bundle,
     *,
     posterior: Posterior,
-    classifier: SetClassifier | None,
+    classifiers: Classifiers,
     expected: Expected | None,
 ) -> Maps:
     """Return the raw maps of images on the bundle's grid, (N, …), of any kind.
@@ -395,9 +252,13 @@ def maps_of(
     """
     size = bundle.architecture.size
     if kind == "classifier":
-        if classifier is None:
+        if classifiers.of_sets is None:
             raise ValueError("the bundle has no set classifier")
-        return activations(classifier, pixels, size)
+        return activations(classifiers.of_sets, pixels, size)
+    if kind == "local":
+        if classifiers.local is None:
+            raise ValueError("the bundle has no local classifier")
+        return classifiers.local.maps(pixels, size)
     levels = bundle.preprocessing.grey_levels
     grids = [to_flow_grid(image, bundle.transform, bundle.architecture, levels) for image in pixels]
     grey = np.stack(grids) if grids else np.empty((0, *size), np.uint8)

@@ -8,12 +8,12 @@ import numpy.typing as npt
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from triage.calibration import COMBINED, FLOWS, SET_CLASSIFIER, Calibration, OperatingPoint, Probability, Term
+from triage.calibration import COMBINED, FLOWS, Calibration, OperatingPoint, Probability, Term
 from triage.errors import ConfigurationError
+from workers.flows.classifiers import Classifiers
 from workers.flows.fused import FusedFlows, latent_quantities
 from workers.flows.glow import dequantise
 from workers.flows.posterior import Posterior, coarse, estimates, quantities
-from workers.flows.set_classifier import SetClassifier
 from workers.lab.fit import FlowGrid, shifted
 from workers.lab.image_set import ImageSet, Pixels
 from workers.lab.presets import Preset
@@ -33,27 +33,26 @@ class Measurer:
     ----------
     posterior : Posterior
         The flows.
-    classifier : SetClassifier or None
-        The second estimator.
+    classifiers : Classifiers
+        The other estimators.
     grid : FlowGrid
         From the bundle's grid to the flows' integers.
     """
 
-    def __init__(self, posterior: Posterior, classifier: SetClassifier | None, grid: FlowGrid) -> None:
-        self.classifier, self.grid = classifier, grid
+    def __init__(self, posterior: Posterior, classifiers: Classifiers, grid: FlowGrid) -> None:
+        self.classifiers, self.grid = classifiers, grid
         self.flows = FusedFlows([posterior.normal, posterior.mixture])
         self.device = next(posterior.normal.parameters()).device
 
-    def __call__(self, pixels: Pixels) -> tuple[Numbers, Numbers, Numbers]:
-        """Return levels' parts and largest latents, (2, N, L) each, and the classifier's logits, (N,) or NaN."""
+    def __call__(self, pixels: Pixels) -> tuple[Numbers, Numbers, list[dict[str, float]]]:
+        """Return levels' parts and largest latents, (2, N, L) each, and each image's values by the classifiers."""
         levels, largest = [], []
         for start in range(0, len(pixels), _BATCH):
             v = torch.from_numpy(self.grid(pixels[start : start + _BATCH])).to(self.device).unsqueeze(1).float()
             parts = self.flows.parts(dequantise(v, self.grid.architecture.grey_levels))
             levels.append(parts.log_density.cpu().numpy())
             largest.append(parts.largest_latent.cpu().numpy())
-        logits = np.array([self.classifier(image) if self.classifier else math.nan for image in pixels])
-        return np.concatenate(levels, 1), np.concatenate(largest, 1), logits
+        return np.concatenate(levels, 1), np.concatenate(largest, 1), [self.classifiers(image) for image in pixels]
 
 
 def calibrate(
@@ -77,13 +76,12 @@ def calibrate(
     rng = np.random.default_rng(0)
     copies = [shifted(images.pixels, preset.flow.shift, rng) for _ in range(preset.copies)]
     pixels = np.concatenate([images.pixels, *copies])
-    levels, largest, logits = measure(pixels)
+    levels, largest, values = measure(pixels)
     template = np.mean([coarse(image) for image in images.pixels], axis=0)
     rows = []
     for number, image in enumerate(pixels):
         row = quantities(levels[0, number], levels[1, number], image, template)
-        row |= latent_quantities(largest[:, number])
-        rows.append(row if measure.classifier is None else row | {SET_CLASSIFIER: float(logits[number])})
+        rows.append(row | latent_quantities(largest[:, number]) | values[number])
     log_prior = None
     if preset.normal_share is not None:
         log_prior = (math.log(preset.normal_share[0]), math.log(preset.normal_share[1]))
@@ -91,18 +89,18 @@ def calibrate(
         name=name,
         images=len(images),
         weights=preset.weights,
-        combination=_terms(preset, levels, logits),
+        combination=_terms(preset, levels, values),
         reference=(0.0, 0.0),
         log_prior=log_prior,
         template=tuple(template.round(3).tolist()),
         ranges=_ranges(rows, preset.margin, log_prior),
     )
-    by_estimator = _estimates(draft, measure, levels, logits)
+    by_estimator = _estimates(draft, measure, levels, values)
     reference = np.sort(by_estimator.pop(COMBINED))
     normal_reference: list[float] = []
     if normals is not None and len(normals):
-        levels, _, logits = measure(normals.pixels)
-        normal_reference = np.sort(_estimates(draft, measure, levels, logits)[COMBINED]).tolist()
+        levels, _, values = measure(normals.pixels)
+        normal_reference = np.sort(_estimates(draft, measure, levels, values)[COMBINED]).tolist()
     found = draft.model_copy(
         update={
             "reference": tuple(reference.tolist()),
@@ -169,28 +167,32 @@ def _point(calibration: Calibration, kind: str, target: float, threshold: float)
     )
 
 
-def _terms(preset: Preset, levels: Numbers, logits: Numbers) -> dict[str, Term]:
-    if preset.classifier is None:
+def _terms(preset: Preset, levels: Numbers, values: Sequence[Mapping[str, float]]) -> dict[str, Term]:
+    if not values[0]:
         return {}
-    values = {FLOWS: (levels[1] - levels[0]) @ np.asarray(preset.weights), SET_CLASSIFIER: logits}
+    flows = (levels[1] - levels[0]) @ np.asarray(preset.weights)
     terms: dict[str, Term] = {}
     for name, weight in preset.combination.items():
-        low, middle, high = np.percentile(values[name], [16, 50, 84])
-        terms[name] = Term(centre=float(middle), spread=max(float(high - low) / 2, 1e-9), weight=weight)
+        if name == FLOWS or name in values[0]:
+            found = flows if name == FLOWS else np.array([row[name] for row in values])
+            low, middle, high = np.percentile(found, [16, 50, 84])
+            terms[name] = Term(centre=float(middle), spread=max(float(high - low) / 2, 1e-9), weight=weight)
     return terms
 
 
 def estimate(measure: Measurer, calibration: Calibration, pixels: Pixels) -> dict[str, Numbers]:
     """Return every estimator's values, (N,) each, for images on the bundle's grid."""
-    levels, _, logits = measure(pixels)
-    return _estimates(calibration, measure, levels, logits)
+    levels, _, values = measure(pixels)
+    return _estimates(calibration, measure, levels, values)
 
 
-def _estimates(calibration: Calibration, measure: Measurer, levels: Numbers, logits: Numbers) -> dict[str, Numbers]:
+def _estimates(
+    calibration: Calibration, measure: Measurer, levels: Numbers, values: Sequence[Mapping[str, float]]
+) -> dict[str, Numbers]:
     cell = measure.flows.cell
     rows = [
-        estimates(calibration, n, m, cell=cell, set_classifier=float(logit) if measure.classifier else None)
-        for n, m, logit in zip(levels[0], levels[1], logits, strict=True)
+        estimates(calibration, n, m, cell=cell, classifiers=found)
+        for n, m, found in zip(levels[0], levels[1], values, strict=True)
     ]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 

@@ -25,6 +25,7 @@ def write_card(manifest: Manifest, calibration: Calibration, evaluation: str = "
         f"validation bits/dim {training.bits_per_dim_normal:.3f} (normal) and "
         f"{training.bits_per_dim_mixture:.3f} (mixture).\n{_acquisition(training.acquisition_auc)}",
         _second(manifest),
+        _third(manifest),
         _percentile(calibration),
         evaluation
         or "## How good it is\nNot evaluated yet. Evaluate it on local images before you look at its order.\n",
@@ -57,13 +58,25 @@ def _second(manifest: Manifest) -> str:
     )
 
 
+def _third(manifest: Manifest) -> str:
+    spec = manifest.local
+    if spec is None:
+        return ""
+    return (
+        f"A third estimator, the local classifier, is {spec.members} small network(s) that mark at every place of an "
+        "image (or slice) what looks planted into a normal one. They were trained on normal and unlabelled images, "
+        "half of them with artificial abnormalities; opacities were among these, so its figures on other planted "
+        "opacities are partly circular. No label of a disease was used.\n"
+    )
+
+
 def _percentile(calibration: Calibration) -> str:
     flows = (
         "the sum over levels of log p(x) - log p(x|normal) with weights "
         f"{', '.join(map(str, calibration.weights))} (finest level first)"
     )
     terms = ", ".join(f"{name} {term.weight:g}" for name, term in calibration.combination.items())
-    statistic = f"the two estimators, standardised and weighed: {terms}; flows is {flows}" if terms else flows
+    statistic = f"the estimators, standardised and weighed: {terms}; flows is {flows}" if terms else flows
     normals = (
         f"P-values are against {len(calibration.normal_reference)} held-out images reported normal.\n"
         if calibration.normal_reference

@@ -11,10 +11,10 @@ from torch import Tensor
 from triage.bundles import GOLDEN, Bundle
 from triage.manifest import Manifest
 from triage.messages import ModelInput
+from workers.flows.classifiers import NONE, Classifiers, classifier_values
 from workers.flows.engine import Engine
 from workers.flows.glow import quantise
 from workers.flows.posterior import Posterior
-from workers.flows.set_classifier import SetClassifier
 from workers.flows.transform import to_flow_grid
 
 TOLERANCE = 1e-5
@@ -22,10 +22,10 @@ TOLERANCE = 1e-5
 
 
 LOGIT_TOLERANCE = 1e-2
-"""Of the set classifier's logit."""
+"""Of a classifier's value."""
 
 
-def make_golden(posterior: Posterior, manifest: Manifest, classifier: SetClassifier | None = None) -> dict[str, Tensor]:
+def make_golden(posterior: Posterior, manifest: Manifest, classifiers: Classifiers = NONE) -> dict[str, Tensor]:
     """Draw an image from the normal flow, bring it onto the bundle's grid, and score it."""
     generator = torch.Generator().manual_seed(0)
     image = posterior.normal.sample(1, generator=generator, temperature=0.7)[0, 0]
@@ -35,8 +35,8 @@ def make_golden(posterior: Posterior, manifest: Manifest, classifier: SetClassif
     pixels = np.kron(wide, np.ones(manifest.transform.pool)).astype(np.uint8)
     grid = to_flow_grid(pixels, manifest.transform, manifest.architecture, manifest.preprocessing.grey_levels)
     normal, mixture = posterior.level_parts(grid[None])
-    logit = {} if classifier is None else {"set_classifier": torch.tensor([classifier(pixels)], dtype=torch.float64)}
-    return logit | {
+    values = {name: torch.tensor([value], dtype=torch.float64) for name, value in classifiers(pixels).items()}
+    return values | {
         "pixels": torch.from_numpy(pixels),
         "levels_normal": torch.from_numpy(normal[0]),
         "levels_mixture": torch.from_numpy(mixture[0]),
@@ -52,7 +52,7 @@ class GoldenCheck:
     error, tolerated : float
         The largest error of a level's part, and what is tolerated, nats.
     logit_error : float
-        Of the set classifier's logit; 0 if the bundle has none.
+        The largest of the classifiers' values; 0 if the bundle has none.
     """
 
     error: float
@@ -78,7 +78,7 @@ def check_golden(bundle: Bundle, device: str) -> GoldenCheck:
     found = np.array([score.levels_normal, score.levels_mixture])
     expected = np.stack([golden["levels_normal"].numpy(), golden["levels_mixture"].numpy()])
     scale = max(abs(score.log_prob_normal), abs(score.log_prob_mixture), 1.0)
-    logit_error = 0.0
-    if score.set_classifier is not None:
-        logit_error = abs(score.set_classifier - float(golden["set_classifier"])) if "set_classifier" in golden else inf
+    values = classifier_values(score)
+    errors = [abs(value - float(golden[name])) if name in golden else inf for name, value in values.items()]
+    logit_error = max(errors, default=0.0)
     return GoldenCheck(float(np.abs(found - expected).max()), TOLERANCE * scale, logit_error)

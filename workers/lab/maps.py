@@ -7,15 +7,17 @@ import structlog
 from safetensors.numpy import save_file
 
 from triage.bundles import MAPS, Bundle, write_bundle
+from workers.flows.classifiers import NONE, Classifiers
+from workers.flows.flow_maps import Expected
 from workers.flows.posterior import Posterior
-from workers.flows.relevance import Expected, Mapper, Method, Standard, maps_of, smoothed
-from workers.flows.set_classifier import SetClassifier
+from workers.flows.relevance import Mapper, Method, Standard, maps_of, smoothed
 from workers.lab.fit import FlowGrid, shifted
 from workers.lab.image_set import ImageSet
 
 log = structlog.get_logger(__name__)
 
-#: By modality, what measured best (``python -m tests.bench.localisation``).
+#: By modality, what measured best (``python -m tests.bench.localisation``), with a local classifier and without.
+LOCAL_METHODS = {"CXR": Method("local")}
 METHODS = {"CXR": Method("difference", 1.0), "BCT": Method("gradient")}
 #: Fewer normals have no spread to speak of: then there are no maps.
 MIN_NORMALS = 8
@@ -30,7 +32,7 @@ def make_mapper(
     normals: ImageSet,
     method: Method,
     *,
-    classifier: SetClassifier | None = None,
+    classifiers: Classifiers = NONE,
     shift: int = 2,
 ) -> Mapper | None:
     """Return a bundle's mapper, standardised by ``normals``; None if they are too few.
@@ -45,8 +47,8 @@ def make_mapper(
         Reported normals on the bundle's grid, of patients that no flow was trained on.
     method : Method
         The kind of map.
-    classifier : SetClassifier or None
-        Its second estimator, for the method that needs it.
+    classifiers : Classifiers
+        Its other estimators, for the methods that need them.
     shift : int
         How far copies are shifted where there are few, pixels of the bundle's grid.
     """
@@ -64,9 +66,9 @@ def make_mapper(
         copies = -(-FEW_NORMALS // len(pixels)) - 1
         pixels = np.concatenate([pixels, *(shifted(normals.pixels, shift, rng) for _ in range(copies))])
     maps = smoothed(
-        maps_of(method.kind, pixels, bundle, posterior=posterior, classifier=classifier, expected=expected), method
+        maps_of(method.kind, pixels, bundle, posterior=posterior, classifiers=classifiers, expected=expected), method
     )
-    return Mapper(bundle, posterior, method, Standard.of(maps), expected=expected, classifier=classifier)
+    return Mapper(bundle, posterior, method, Standard.of(maps), expected=expected, classifiers=classifiers)
 
 
 def write_maps(folder: Path, mapper: Mapper) -> None:
@@ -79,11 +81,11 @@ def write_maps(folder: Path, mapper: Mapper) -> None:
     (folder / MAPS).chmod(0o644)  # safetensors writes for the owner alone; the score workers may be another user
 
 
-def add_maps(
-    bundle: Bundle, posterior: Posterior, normals: ImageSet, *, classifier: SetClassifier | None = None
-) -> Bundle:
+def add_maps(bundle: Bundle, posterior: Posterior, normals: ImageSet, *, classifiers: Classifiers = NONE) -> Bundle:
     """Give a bundle its maps (or new ones: a site's own normals) and return it as it is then, with a new digest."""
-    mapper = make_mapper(bundle, posterior, normals, METHODS[bundle.modality], classifier=classifier)
+    method = LOCAL_METHODS.get(bundle.modality) if classifiers.local else None
+    method = method or METHODS[bundle.modality]
+    mapper = make_mapper(bundle, posterior, normals, method, classifiers=classifiers)
     if mapper is None:
         log.warning("no_relevance_maps", bundle=bundle.name, normals=len(normals))
         return bundle

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from triage.errors import ConfigurationError
-from triage.manifest import Architecture, Classifier, InputTransform, Preprocessing
+from triage.manifest import Architecture, Classifier, InputTransform, Local, Preprocessing
 
 
 class Schedule(BaseModel):
@@ -75,6 +75,40 @@ class ClassifierRecipe(BaseModel):
     plantings: int = Field(1, ge=1)
 
 
+class LocalRecipe(BaseModel):
+    """How the local classifier is trained; see `workers.lab.fit_local`.
+
+    Attributes
+    ----------
+    spec : Local
+        What it sees, and how large it is.
+    steps, pairs : int
+        Optimiser steps of every network, and images a step: each as it is, and with something planted into it.
+    learning_rate, weight_decay, average
+        Of AdamW with a cosine schedule, and of the moving average of the weights.
+    faint, plain : float
+        Contrasts of what is planted; see `workers.lab.planted.with_place`.
+    set_weight, image_weight : float
+        In the loss: of telling the sets apart, and of telling whole images with something planted from those without.
+    strength : float
+        Of the alterations: 0 none, 1 as another machine might deliver the image.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    spec: Local
+    steps: int = Field(1200, ge=1)
+    pairs: int = Field(16, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(1e-3, ge=0)
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    faint: float = Field(0.06, gt=0)
+    plain: float = Field(0.6, gt=0)
+    set_weight: float = Field(0.3, ge=0)
+    image_weight: float = Field(0.3, ge=0)
+    strength: float = Field(1.0, ge=0)
+
+
 class Preset(BaseModel):
     """A named recipe.
 
@@ -88,8 +122,10 @@ class Preset(BaseModel):
         How the levels' ratios are weighed in the flows' statistic.
     classifier : ClassifierRecipe or None
         The second estimator.
+    local : LocalRecipe or None
+        The third estimator.
     combination : dict of str to float
-        How the two standardised estimators are weighed in the combined statistic, where there is a classifier.
+        How the standardised estimators are weighed in the combined statistic, those that there are.
     normal_share : (float, float) or None
         Least and greatest share of normal images in a mixture that the preset is made for.
     validation_share, calibration_share : float
@@ -112,7 +148,12 @@ class Preset(BaseModel):
     flow: Schedule
     weights: tuple[float, ...]
     classifier: ClassifierRecipe | None = None
-    combination: dict[Literal["flows", "set_classifier"], float] = {"flows": 0.25, "set_classifier": 1.0}
+    local: LocalRecipe | None = None
+    combination: dict[Literal["flows", "set_classifier", "local_classifier"], float] = {
+        "flows": 0.25,
+        "set_classifier": 1.0,
+        "local_classifier": 1.0,
+    }
     normal_share: tuple[float, float] | None = (0.1, 0.95)
     validation_share: float = 0.1
     calibration_share: float = 0.2
@@ -125,6 +166,21 @@ _CXR_CLASSIFIER = ClassifierRecipe(
     invariance=40.0,
     copies=5,
 )
+_CXR_LOCAL = LocalRecipe(
+    spec=Local(size=(64, 64), widths=(24, 32, 48, 64), components=150, weights=(1.0, 1.0, 1.0)),
+    steps=800,
+    faint=0.12,
+    plain=0.7,
+    set_weight=0.6,
+)
+_BCT_LOCAL = LocalRecipe(
+    spec=Local(
+        size=(64, 64), widths=(24, 32, 48, 64), window=(14.0, 94.0), neighbours=1, top=0.003, slices=3,
+        weights=(1.0, 0.5, 0.0),
+    ),
+    steps=600,
+    set_weight=0.0,
+)  # fmt: skip
 _BCT_CLASSIFIER = ClassifierRecipe(
     # From air to 80 HU: blood is the brightest thing of interest. Bone is clipped with it.
     spec=Classifier(
@@ -181,6 +237,7 @@ def _starter_cxr() -> Preset:
         transform=InputTransform(pool=(4, 4), standardise=True, spread=0.2),
         architecture=Architecture(size=(32, 32), grey_levels=32, depth=8, widths=(64, 64, 64), shared_levels=1),
         classifier=_CXR_CLASSIFIER,
+        local=_CXR_LOCAL,
         base=schedule,
         flow=schedule.model_copy(update={"epochs": 6, "learning_rate": 5e-4, "frozen_levels": 1}),
         weights=(1.0, 1.0, 1.0),
@@ -196,6 +253,7 @@ def _starter_bct() -> Preset:
         transform=InputTransform(clip=114, pool=(2, 4, 4)),
         architecture=Architecture(size=(16, 32, 32), grey_levels=32, depth=4, widths=(32, 32, 32), shared_levels=1),
         classifier=_BCT_CLASSIFIER,
+        local=_BCT_LOCAL,
         base=schedule,
         flow=schedule.model_copy(update={"epochs": 20, "learning_rate": 5e-4, "frozen_levels": 1}),
         weights=(1.0, 1.0, 1.0),

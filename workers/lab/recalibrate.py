@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from triage.bundles import SUMS, Bundle, write_bundle
-from triage.calibration import COMBINED, SET_CLASSIFIER, Calibration, OperatingPoint
+from triage.calibration import COMBINED, Calibration, OperatingPoint
 from triage.errors import ConfigurationError, NotScoredError
 from workers.flows.estimators import BundleEstimators
 from workers.flows.fused import latent_quantities
@@ -199,7 +199,7 @@ def _scored(
     for number, image in enumerate(pixels):
         row = quantities(parts[0, number], parts[1, number], image, engine.template)
         row |= latent_quantities(largest[:, number])
-        row |= {name: float(estimates[name][number]) for name in (SET_CLASSIFIER,) if name in estimates}
+        row |= {name: float(estimates[name][number]) for name in engine.classifiers.names}
         rows.append(row)
     return estimates, rows, [coarse(image) for image in pixels]
 

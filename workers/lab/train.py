@@ -1,4 +1,4 @@
-"""From images to a bundle: base flow, normal flow, mixture flow, set classifier, calibration."""
+"""From images to a bundle: base flow, normal flow, mixture flow, classifiers, calibration."""
 
 import hashlib
 import math
@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from triage.bundles import CLASSIFIER, GOLDEN, SUMS, Bundle, write_bundle
+from triage.bundles import CLASSIFIER, GOLDEN, LOCAL, SUMS, Bundle, write_bundle
 from triage.calibration import Calibration
 from triage.errors import ConfigurationError
 from triage.manifest import DataSource, Manifest, Training
+from workers.flows.classifiers import Classifiers
 from workers.flows.glow import Glow, dequantise
+from workers.flows.local_classifier import LocalClassifier
 from workers.flows.posterior import Posterior
 from workers.flows.set_classifier import SetClassifier
 from workers.flows.weights import save_flows
@@ -27,6 +29,7 @@ from workers.lab.card import write_card
 from workers.lab.curves import StageRecord
 from workers.lab.fit import FlowGrid, Progress, Stage
 from workers.lab.fit_classifier import fit_classifier
+from workers.lab.fit_local import fit_local
 from workers.lab.golden import make_golden
 from workers.lab.image_set import ImageSet, share
 from workers.lab.maps import MIN_NORMALS, add_maps
@@ -171,11 +174,10 @@ def train(
         group.wait()  # until the bundle is there
         return Bundle.open(run.out)
     write_record(run.record, fit.records, *posterior.level_parts(run.grid(normal.valid.pixels)))
-    estimators = Estimators(
-        posterior, _classifier_tensors(run, normal.train, mixture.train, report, resume), run.preset
-    )
+    fitted = _classifier_tensors(run, normal.train, mixture.train, report, resume)
+    estimators = Estimators(posterior, fitted, run.preset)
     name = f"{run.out.name} {run.version}: {len(mixture.calibration)} held-out unlabelled images"
-    measure = Measurer(posterior, estimators.classifier, run.grid)
+    measure = Measurer(posterior, estimators.classifiers, run.grid)
     calibration = calibrate(
         measure,
         mixture.calibration,
@@ -195,7 +197,7 @@ def train(
         acquisition_auc=run.acquisition_auc,
     )
     bundle = _write(run, estimators, calibration, training, evaluate(measure, calibration))
-    bundle = add_maps(bundle, posterior, _normals_for_maps(run, normal), classifier=estimators.classifier)
+    bundle = add_maps(bundle, posterior, _normals_for_maps(run, normal), classifiers=estimators.classifiers)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     group.wait()
     return bundle
@@ -256,38 +258,51 @@ class _Fitter:
 
 @dataclass(frozen=True)
 class Estimators:
-    """What a bundle scores with, in memory; ``tensors`` are those of its ``classifier.safetensors``, if it has one."""
+    """What a bundle scores with, in memory; ``tensors`` are those of its classifiers, by the file they belong into."""
 
     posterior: Posterior
-    tensors: dict[str, Tensor]
+    tensors: dict[str, dict[str, Tensor]]
     preset: Preset
 
     @cached_property
-    def classifier(self) -> SetClassifier | None:
-        """The second estimator."""
-        recipe = self.preset.classifier
-        return SetClassifier(recipe.spec, self.tensors, torch.device("cpu")) if recipe else None
+    def classifiers(self) -> Classifiers:
+        """The estimators beside the flows."""
+        preset, cpu = self.preset, torch.device("cpu")
+        return Classifiers(
+            SetClassifier(preset.classifier.spec, self.tensors[CLASSIFIER], cpu) if preset.classifier else None,
+            LocalClassifier(preset.local.spec, self.tensors[LOCAL], cpu) if preset.local else None,
+        )
 
 
 def _classifier_tensors(
     run: Run, normal: ImageSet, mixture: ImageSet, report: Callable[[Progress], None], resume: bool
-) -> dict[str, Tensor]:
-    """Fit the set classifier; an interrupted run that had fitted it finds it again."""
-    recipe = run.preset.classifier
-    if recipe is None:
-        return {}
-    kept = run.checkpoints / f"classifier.{run.fingerprint[:16]}.safetensors"
-    if resume and kept.exists():
-        return load_file(kept)
+) -> dict[str, dict[str, Tensor]]:
+    """Fit the classifiers; an interrupted run that had fitted one finds it again."""
+    preset, found = run.preset, {}
 
-    def looked_at(done: int, of: int) -> None:
-        report(Progress("classifier", done, of, math.nan, math.nan))
+    def progress(stage: str) -> Callable[[int, int], None]:
+        return lambda done, of: report(Progress(stage, done, of, math.nan, math.nan))
 
-    tensors = fit_classifier(recipe, normal, mixture, seed=run.seed, device=run.device, report=looked_at)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, kept.with_suffix(".partial"))
-    kept.with_suffix(".partial").replace(kept)
-    return tensors
+    def kept(stage: str, fit: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        path = run.checkpoints / f"{stage}.{run.fingerprint[:16]}.safetensors"
+        if resume and path.exists():
+            return load_file(path)
+        tensors = fit()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, path.with_suffix(".partial"))
+        path.with_suffix(".partial").replace(path)
+        return tensors
+
+    seed, device = run.seed, run.device
+    if (of_sets := preset.classifier) is not None:
+        told = progress("classifier")
+        found[CLASSIFIER] = kept(
+            "classifier", lambda: fit_classifier(of_sets, normal, mixture, seed=seed, device=device, report=told)
+        )
+    if (local := preset.local) is not None:
+        heard = progress("local")
+        found[LOCAL] = kept("local", lambda: fit_local(local, normal, mixture, seed=seed, device=device, report=heard))
+    return found
 
 
 def _write(run: Run, estimators: Estimators, calibration: Calibration, training: Training, evaluation: str) -> Bundle:
@@ -301,13 +316,12 @@ def _write(run: Run, estimators: Estimators, calibration: Calibration, training:
         transform=preset.transform,
         architecture=preset.architecture,
         classifier=preset.classifier.spec if preset.classifier else None,
+        local=preset.local.spec if preset.local else None,
         training=training,
     )
     run.out.mkdir(parents=True, exist_ok=True)
     save_flows(posterior.normal, posterior.mixture, run.out)
-    contents = {GOLDEN: make_golden(posterior, manifest, estimators.classifier)}
-    if estimators.tensors:
-        contents[CLASSIFIER] = estimators.tensors
+    contents = {GOLDEN: make_golden(posterior, manifest, estimators.classifiers)} | estimators.tensors
     for file, tensors in contents.items():
         save_file(tensors, run.out / file)
         (run.out / file).chmod(0o644)  # safetensors writes for the owner alone; the score workers may be another user

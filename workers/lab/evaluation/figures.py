@@ -25,6 +25,7 @@ TITLES = {
     "plain_ratio": "log p(x) − log p(x|normal), plain (the paper's log posterior, negated)",
     "flows": "the flows' weighted ratio",
     "set_classifier": "set classifier's logit",
+    "local_classifier": "local classifier",
     "combined": "combined (what ranks)",
 }
 
@@ -88,7 +89,7 @@ def histogram(estimator: str, scores: Scores, scored: Scored, labels: Sequence[s
             text = f"{label} (n = {int(chosen.sum())})"
             axes.hist(inside[chosen], edges.tolist(), density=True, histtype="stepfilled", alpha=0.18, color=line)
             axes.hist(inside[chosen], edges.tolist(), density=True, histtype="step", lw=1.6, color=line, label=text)
-    unit = "logit" if estimator == "set_classifier" else "score" if estimator == "combined" else "nats"
+    unit = {"set_classifier": "logit", "local_classifier": "score", "combined": "score"}.get(estimator, "nats")
     axes.set(xlabel=f"{TITLES.get(estimator, estimator)}, {unit} (right = more abnormal)", ylabel="density")
     axes.legend(fontsize=9)
     return png(figure)

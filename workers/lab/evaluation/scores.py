@@ -9,6 +9,7 @@ import numpy.typing as npt
 from triage.bundles import Bundle
 from triage.errors import NotScoredError, TriageError
 from triage.messages import ModelInput
+from workers.flows.classifiers import classifier_values
 from workers.flows.estimators import BundleEstimators
 from workers.flows.posterior import estimates as values_of
 from workers.lab.evaluation.labels import Labelled
@@ -90,8 +91,8 @@ def score_images(
                 pixels.append(grid)
                 levels = np.array(score.levels_normal), np.array(score.levels_mixture)
                 rows.append((*levels, score.percentile))
-                cell, logit = estimators.engine.flows.cell, score.set_classifier
-                found.append(values_of(bundle.calibration, *levels, cell=cell, set_classifier=logit))
+                cell, values = estimators.engine.flows.cell, classifier_values(score)
+                found.append(values_of(bundle.calibration, *levels, cell=cell, classifiers=values))
         advance()
     if not kept:
         reasons = "; ".join(dict.fromkeys(refusal.reason for refusal in refused))

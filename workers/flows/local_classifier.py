@@ -1,0 +1,273 @@
+"""The local classifier: a small network that marks, at every place, what looks planted into a normal image.
+
+It learned from normal and from unlabelled images, into half of which artificial abnormalities were planted (see
+`workers.lab.fit_local` and `workers.lab.planted`), and from which of the two sets an image comes; no label of a disease
+was needed. An image goes through it alone, mirrored beside itself, so that no batch changes its numbers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import conv2d, interpolate, linear, pad, relu
+
+from triage.bundles import LOCAL, Bundle
+from triage.errors import BundleError
+from triage.manifest import Local
+
+Maps = npt.NDArray[np.float64]
+Grey = npt.NDArray[np.uint8]
+Layer = Callable[[str, Tensor], Tensor]
+Shape = tuple[int, ...]
+
+STRIDE = 2
+"""A map is so much coarser than what the network sees."""
+STATISTICS = 3
+"""Of an image: of its map, "something was planted", "from the mixture"."""
+_LIMIT = 3.0
+_NEAR, _AROUND = 5.0, 7.0  # pixels: what is subtracted, and over what the rest's spread is taken
+_LEAST_SPREAD = 0.1
+_POSITIVE = frozenset({"statistic.scale", "expected.spread"})
+
+
+def convolutions(spec: Local) -> dict[str, tuple[int, int, int, int]]:
+    """Return (channels in, channels out, kernel, stride) of every convolution of a network by name."""
+    stem, fine, middle, deep = spec.widths
+    return {
+        "stem": (input_channels(spec), stem, 5, 2),
+        "fine.0": (stem, fine, 3, 1),
+        "fine.1": (fine, fine, 3, 1),
+        "middle.0": (fine, middle, 3, 2),
+        "middle.1": (middle, middle, 3, 1),
+        "deep.0": (middle, deep, 3, 2),
+        "deep.1": (deep, deep, 3, 1),
+        "deep.2": (deep, deep, 3, 1),
+        "up.middle": (deep + middle, middle, 3, 1),
+        "up.fine": (middle + fine, fine, 3, 1),
+    }
+
+
+def input_channels(spec: Local) -> int:
+    """Return how many channels the network sees; see `channels`."""
+    return 2 * spec.neighbours + 2 + bool(spec.components)
+
+
+def shapes(spec: Local) -> dict[str, Shape]:
+    """Return the name and shape of every tensor of ``local.safetensors``."""
+    found: dict[str, Shape] = {"statistic.centre": (STATISTICS,), "statistic.scale": (STATISTICS,)}
+    if spec.components:
+        found |= {"expected.centre": spec.size, "expected.spread": spec.size}
+        found["expected.basis"] = (spec.components, *spec.size)
+    for member in range(spec.members):
+        name = f"{member}."
+        for layer, (entering, leaving, kernel, _) in convolutions(spec).items():
+            found[f"{name}{layer}.weight"] = (leaving, entering, kernel, kernel)
+            found[f"{name}{layer}.bias"] = (leaving,)
+        found |= {f"{name}map.weight": (1, spec.widths[1], 1, 1), f"{name}map.bias": (1,)}
+        found |= {f"{name}head.weight": (2, 2 * spec.widths[3]), f"{name}head.bias": (2,)}
+    return found
+
+
+def pyramid(x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+    """Run a network: down to 1/8, up again to 1/2; ``layer`` applies a convolution and what follows it, by name.
+
+    Returns
+    -------
+    maps, pooled : torch.Tensor
+        (N, fine, h/2, w/2), and the mean and maximum of the coarsest map, (N, 2 deep).
+    """
+    fine = layer("fine.1", layer("fine.0", layer("stem", x)))
+    middle = layer("middle.1", layer("middle.0", fine))
+    deep = layer("deep.2", layer("deep.1", layer("deep.0", middle)))
+    up = layer("up.middle", torch.cat([interpolate(deep, scale_factor=2.0), middle], 1))
+    up = layer("up.fine", torch.cat([interpolate(up, scale_factor=2.0), fine], 1))
+    return up, torch.cat([deep.mean((2, 3)), deep.amax((2, 3))], 1)
+
+
+def planes(pixels: Grey, spec: Local, device: torch.device) -> Tensor:
+    """Return the slices of one image, uint8 (H, W) or (D, H, W), at the network's size: float32, (D, 1, h, w)."""
+    slices = torch.from_numpy(np.ascontiguousarray(pixels)).to(device, torch.float32)
+    slices = slices[None] if pixels.ndim == 2 else slices
+    return interpolate(slices.unsqueeze(1), spec.size, mode="area")
+
+
+def with_neighbours(slices: Tensor, spec: Local) -> Tensor:
+    """Return every slice of a volume, (D, 1, h, w), with its neighbours as channels; the outermost are repeated."""
+    reach = spec.neighbours
+    padded = torch.cat([slices[:1]] * reach + [slices] + [slices[-1:]] * reach)
+    return torch.cat([padded[shift : shift + len(slices)] for shift in range(2 * reach + 1)], 1)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A linear model of normal slices as the network sees them: their mean and first principal components.
+
+    Attributes
+    ----------
+    centre, spread : torch.Tensor
+        float32, (h, w): the mean, and how far normals are from what is expected of them.
+    basis : torch.Tensor
+        float32, (K, h, w): orthonormal components.
+    """
+
+    centre: Tensor
+    basis: Tensor
+    spread: Tensor
+
+    def surprise(self, slices: Tensor) -> Tensor:
+        """Return what is left of slices, (N, 1, h, w), beyond what is expected, in spreads of normals at the place."""
+        found = []
+        for one in slices[:, 0] - self.centre:
+            # Sums, not a matrix product: the same bits for any number of threads.
+            parts = (one * self.basis).sum((1, 2))
+            found.append((one - (parts.view(-1, 1, 1) * self.basis).sum(0)) / self.spread)
+        return torch.stack(found).unsqueeze(1)
+
+
+def standardised(stack: Tensor, spec: Local) -> Tensor:
+    """Return slices with their neighbours, (N, 2 k + 1, h, w), all of one mean and spread, or within the window."""
+    if spec.window is None:
+        spread, mean = torch.std_mean(stack, dim=(1, 2, 3), keepdim=True, correction=0)
+        x = (stack - mean) / (spread + 1e-3)
+    else:
+        low, high = spec.window
+        x = (stack - low) / (high - low) * 2 - 1
+    return x.clamp(-_LIMIT, _LIMIT)
+
+
+def channels(stack: Tensor, spec: Local, expected: Expected | None) -> Tensor:
+    """Return what the network sees of slices with their neighbours, (N, 2 k + 1, h, w): (N, C, h, w).
+
+    The slices; the middle one's local contrast, which tells nothing of brightness and little of the machine; and, where
+    there is a model of normals, what it doesn't expect of it.
+    """
+    x = standardised(stack, spec)
+    middle = x[:, spec.neighbours : spec.neighbours + 1]
+    rest = middle - blurred(middle, _NEAR)
+    seen = [x, rest / (blurred(rest.square(), _AROUND).sqrt() + _LEAST_SPREAD)]
+    if expected is not None:
+        seen.append(expected.surprise(middle).clamp(-2 * _LIMIT, 2 * _LIMIT))
+    return torch.cat(seen, 1)
+
+
+def blurred(x: Tensor, sigma: float) -> Tensor:
+    """Return (N, 1, h, w) smoothed by a Gaussian of ``sigma`` pixels, edges repeated."""
+    reach = max(1, int(3 * sigma))
+    steps = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
+    kernel = torch.exp(-steps.square() / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    x = conv2d(pad(x, (reach, reach, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
+    return conv2d(pad(x, (0, 0, reach, reach), mode="replicate"), kernel.view(1, 1, -1, 1))
+
+
+class LocalClassifier:
+    """A bundle's third estimator, ready to score.
+
+    Parameters
+    ----------
+    spec : Local
+        The bundle's.
+    tensors : mapping of str to torch.Tensor
+        Of ``local.safetensors``, as `shapes` says: batch norms are folded into the convolutions.
+    device : torch.device
+        Where to compute.
+    """
+
+    def __init__(self, spec: Local, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        self.spec, self.device = spec, device
+        self.centre, self.scale = (
+            tensors[f"statistic.{name}"].cpu().numpy().astype(np.float64) for name in ("centre", "scale")
+        )
+        self.weights = {
+            name: tensors[name].to(device, torch.float32).contiguous()
+            for name in shapes(spec)
+            if not name.startswith("statistic")
+        }
+        parts = (self.weights[f"expected.{name}"] for name in ("centre", "basis", "spread")) if spec.components else ()
+        self.expected = Expected(*parts) if spec.components else None
+        self.strides = {name: stride for name, (_, _, _, stride) in convolutions(spec).items()}
+
+    @classmethod
+    def load(cls, bundle: Bundle, device: torch.device) -> Self | None:
+        """Return the local classifier of a verified bundle; None if it has none.
+
+        Raises
+        ------
+        BundleError
+            If its tensors are not those that the manifest asks for, or not all finite.
+        """
+        spec = bundle.manifest.local
+        if spec is None:
+            return None
+        problem = f"bundle {bundle.name}: {LOCAL} doesn't hold what the manifest says"
+        try:
+            tensors = load_file(bundle.folder / LOCAL)
+        except (OSError, SafetensorError) as exc:
+            raise BundleError(problem, remedy="get the bundle again") from exc
+        if (
+            {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes(spec)
+            or not all(t.is_floating_point() and bool(torch.isfinite(t).all()) for t in tensors.values())
+            or not all(bool((tensors[name] > 0).all()) for name in _POSITIVE & tensors.keys())
+        ):
+            raise BundleError(problem, remedy="get the bundle again")
+        return cls(spec, tensors, device)
+
+    def __call__(self, pixels: Grey) -> float:
+        """Return the value of one image on the bundle's grid, (H, W) or (D, H, W): higher for the more abnormal."""
+        return float((self.statistics(pixels) - self.centre) / self.scale @ np.asarray(self.spec.weights))
+
+    def statistics(self, pixels: Grey) -> Maps:
+        """Return the three statistics of one image, not standardised, float64, (3,)."""
+        logits, heads = self.outputs(pixels)
+        flat = np.sort(logits.ravel())
+        highest = flat[-max(1, round(self.spec.top * flat.size)) :].mean()
+        slices = np.sort(heads, 0)[-self.spec.slices :].mean(0)
+        return np.concatenate([[highest], slices])
+
+    @torch.inference_mode()
+    def outputs(self, pixels: Grey) -> tuple[Maps, Maps]:
+        """Return the mean outputs of the networks on one image and on its mirror image.
+
+        Returns
+        -------
+        logits, heads : numpy.ndarray
+            float64, (D, h, w) and (D, 2), D = 1 for a CXR: by place, and of whole slices.
+        """
+        stack = with_neighbours(planes(pixels, self.spec, self.device), self.spec)
+        logits, heads = [], []
+        for number in range(len(stack)):  # one slice at a time: no other changes its bits
+            x = channels(stack[number : number + 1], self.spec, self.expected)
+            both = torch.cat([x, x.flip(-1)])
+            for member in range(self.spec.members):
+                here, head = self._network(both, f"{member}.")
+                logits.append((here[0] + here[1].flip(-1)).double() / 2)
+                heads.append(head.double().mean(0))
+        shape = (len(stack), self.spec.members)
+        maps = torch.stack(logits).view(*shape, *logits[0].shape[1:]).mean(1)
+        return maps.cpu().numpy(), torch.stack(heads).view(*shape, 2).mean(1).cpu().numpy()
+
+    def maps(self, pixels: Grey, size: Sequence[int]) -> Maps:
+        """Return the logits by place of images, (N, …) on the bundle's grid, on a grid of ``size``: float64."""
+        found = []
+        for image in pixels:
+            logits = torch.from_numpy(self.outputs(image)[0]).unsqueeze(0)  # (1, D, h, w)
+            whole = interpolate(logits.unsqueeze(0) if len(size) == 3 else logits, tuple(size), mode="area")
+            found.append(whole.reshape(tuple(size)).numpy())
+        return np.stack(found) if found else np.empty((0, *size))
+
+    def _network(self, x: Tensor, member: str) -> tuple[Tensor, Tensor]:
+        def layer(name: str, x: Tensor) -> Tensor:
+            weight, bias = self.weights[f"{member}{name}.weight"], self.weights[f"{member}{name}.bias"]
+            return relu(conv2d(x, weight, bias, self.strides[name], weight.shape[-1] // 2))
+
+        maps, pooled = pyramid(x, layer)
+        weights = self.weights
+        # A sum, not a convolution: oneDNN's of 1 x 1 gives other bits for another number of threads.
+        logits = (maps * weights[f"{member}map.weight"]).sum(1, keepdim=True) + weights[f"{member}map.bias"]
+        return logits, linear(pooled, weights[f"{member}head.weight"], weights[f"{member}head.bias"])

@@ -1,0 +1,345 @@
+"""Trains the local classifier: what was planted into normal and unlabelled images, and where; and which set is whose.
+
+Every step sees images in pairs, as they are and with something planted into them (`workers.lab.planted`), both altered
+alike: brightness, shading, sharpness, noise, place, size and tilt. So nothing but what was planted tells the two of a
+pair apart, and no machine is learned by it. A second output of the same network tells the normal set from the mixture.
+The same images and seed give the same weights on one device with one thread.
+"""
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from triage.manifest import Local
+from workers.flows.local_classifier import (
+    STRIDE,
+    Expected,
+    LocalClassifier,
+    blurred,
+    channels,
+    convolutions,
+    planes,
+    pyramid,
+    standardised,
+    with_neighbours,
+)
+from workers.lab.image_set import ImageSet, Pixels
+from workers.lab.planted import with_place
+from workers.lab.presets import LocalRecipe
+
+log = structlog.get_logger(__name__)
+
+Report = Callable[[int, int], None]
+
+_WARMUP = 60
+_CLIP = 2.0
+_DROPOUT = 0.2
+_RARE = -3.0  # the map's bias at first: few places hold anything
+_PLACE_WEIGHT, _POSITIVE = 3.0, 3.0
+_SOFT_MAXIMUM = math.log(10.0)
+_COVERED = 0.4
+_NORMALS = 300
+_LEAST_AWAY = 0.3
+
+
+class _Layer(nn.Module):
+    """A convolution, its batch norm and a rectifier."""
+
+    def __init__(self, entering: int, leaving: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(entering, leaving, kernel, stride, kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(leaving)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.norm(self.convolution(x)))
+
+    def folded(self) -> dict[str, Tensor]:
+        """Return weight and bias of the convolution that the two are in evaluation."""
+        norm = {name: tensor.double() for name, tensor in self.norm.state_dict().items()}
+        scale = norm["weight"] / (norm["running_var"] + self.norm.eps).sqrt()
+        weight = self.convolution.weight.detach().double() * scale.view(-1, 1, 1, 1)
+        return {"weight": weight.float(), "bias": (norm["bias"] - norm["running_mean"] * scale).float()}
+
+
+class Network(nn.Module):
+    """A network in training; `folded` gives what `workers.flows.local_classifier` computes with."""
+
+    def __init__(self, spec: Local) -> None:
+        super().__init__()
+        self.layers = {name: _Layer(*shape) for name, shape in convolutions(spec).items()}
+        for name, layer in self.layers.items():
+            self.add_module(name.replace(".", "_"), layer)
+        self.map = nn.Conv2d(spec.widths[1], 1, 1)
+        self.head = nn.Linear(2 * spec.widths[3], 2)
+        self.dropout = nn.Dropout(_DROPOUT)
+        nn.init.constant_(self.map.get_parameter("bias"), _RARE)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits by place, (N, h, w), and of whole images, (N, 2)."""
+        maps, pooled = pyramid(x, lambda name, x: self.layers[name](x))
+        return self.map(maps)[:, 0], self.head(self.dropout(pooled))
+
+    @torch.no_grad()
+    def follow(self, other: Self, decay: float) -> None:
+        """Move towards another network's weights and statistics, by 1 - ``decay`` of the way."""
+        for own, its in zip(self.state_dict().values(), other.state_dict().values(), strict=True):
+            if own.is_floating_point():
+                own.lerp_(its, 1 - decay)
+
+    def folded(self) -> dict[str, Tensor]:
+        """Return the tensors by name, on the CPU."""
+        parts = {name: layer.folded() for name, layer in self.layers.items()}
+        parts |= {"map": self.map.state_dict(), "head": self.head.state_dict()}
+        return {
+            f"{name}.{kind}": tensor.detach().cpu().contiguous()
+            for name, tensors in parts.items()
+            for kind, tensor in tensors.items()
+        }
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Images as the network sees them, before alteration: (N, 2 k + 1, h, w); and where something was planted."""
+
+    clean: Tensor
+    planted: Tensor
+    place: Tensor
+    of_mixture: Tensor
+
+
+class _Hosts:
+    """Draws pairs from the two sets alike, however many images they hold."""
+
+    def __init__(self, recipe: LocalRecipe, normal: ImageSet, mixture: ImageSet, rng: np.random.Generator) -> None:
+        self.recipe, self.rng = recipe, rng
+        self.sets = [[_small(image, recipe) for image in images.pixels] for images in (normal, mixture)]
+
+    def draw(self) -> _Pairs:
+        rng, recipe = self.rng, self.recipe
+        sides = rng.uniform(size=recipe.pairs) < 0.5
+        rows: tuple[list[Tensor], ...] = ([], [], [])
+        for side in sides:
+            images = self.sets[int(side)]
+            image = images[rng.integers(len(images))]
+            made, place = with_place(image, rng, faint=recipe.faint, plain=recipe.plain)
+            number = 0
+            if image.ndim == 3:
+                hit = np.flatnonzero(place.any((1, 2)))
+                number = int(rng.choice(hit) if len(hit) else rng.integers(len(image)))
+            for found, values in zip(rows, (image, made, place), strict=True):
+                found.append(self._slice(values, number, with_all=values is not place))
+        clean, planted, place_of = (torch.stack(found) for found in rows)
+        return _Pairs(clean, planted, place_of, torch.from_numpy(sides).float())
+
+    def _slice(self, values: npt.NDArray[np.float32], number: int, *, with_all: bool) -> Tensor:
+        slices = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+        slices = slices.view(-1, 1, *slices.shape[-2:])
+        return with_neighbours(slices, self.recipe.spec)[number] if with_all else slices[number]
+
+
+def _small(pixels: Pixels, recipe: LocalRecipe) -> npt.NDArray[np.float32]:
+    slices = planes(pixels, recipe.spec, torch.device("cpu"))[:, 0].numpy()
+    small: npt.NDArray[np.float32] = slices[0] if pixels.ndim == 2 else slices
+    return small
+
+
+def fit_local(
+    recipe: LocalRecipe,
+    normal: ImageSet,
+    mixture: ImageSet,
+    *,
+    seed: int,
+    device: torch.device,
+    report: Report = lambda done, of: None,
+) -> dict[str, Tensor]:
+    """Return the tensors of ``local.safetensors``.
+
+    Parameters
+    ----------
+    recipe : LocalRecipe
+        The preset's.
+    normal, mixture : ImageSet
+        On the bundle's grid, of training patients; they may share images. Something is planted into both.
+    seed : int
+        Of everything random.
+    device : torch.device
+        Where to train.
+    report : callable
+        Gets how many steps were made, and of how many.
+    """
+    spec = recipe.spec
+    expected = _expected(recipe, normal) if spec.components else None
+    tensors: dict[str, Tensor] = {}
+    if expected is not None:
+        kept = vars(expected) | {"basis": expected.basis.half()}
+        tensors = {f"expected.{name}": tensor.contiguous() for name, tensor in kept.items()}
+    for member in range(spec.members):
+        started = member * recipe.steps
+        network = _trained(
+            recipe,
+            normal,
+            mixture,
+            expected,
+            seed=seed * spec.members + member,
+            device=device,
+            report=lambda done, started=started: report(started + done, spec.members * recipe.steps),  # type: ignore[misc]
+        )
+        tensors |= {f"{member}.{name}": tensor for name, tensor in network.folded().items()}
+    plain = {"statistic.centre": torch.zeros(3, dtype=torch.float64), "statistic.scale": torch.ones(3).double()}
+    measure = LocalClassifier(spec, tensors | plain, device)
+    found = np.stack([measure.statistics(image) for image in normal.pixels[:_NORMALS]])
+    return tensors | {
+        "statistic.centre": torch.from_numpy(found.mean(0)),
+        "statistic.scale": torch.from_numpy(np.maximum(found.std(0), 1e-6)),
+    }
+
+
+def _trained(
+    recipe: LocalRecipe,
+    normal: ImageSet,
+    mixture: ImageSet,
+    expected: Expected | None,
+    *,
+    seed: int,
+    device: torch.device,
+    report: Callable[[int], None],
+) -> Network:
+    hosts = _Hosts(recipe, normal, mixture, np.random.default_rng(seed))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Network(recipe.spec).to(device)
+        average = deepcopy(network)
+        optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+        for step in range(recipe.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
+            loss = _loss(network, _seen(hosts.draw(), recipe, expected, generator), recipe, device)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), _CLIP)
+            optimiser.step()
+            average.follow(network, min(recipe.average, (step + 1) / (step + 10)))
+            report(step + 1)
+    log.info("local_classifier_trained", steps=recipe.steps, loss=round(float(loss.detach()), 4))
+    return average
+
+
+def _schedule(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What the network sees of N pairs, and the truth: (2 N, C, h, w), (N, h/2, w/2), (N,)."""
+
+    x: Tensor
+    covered: Tensor
+    of_mixture: Tensor
+
+
+def _seen(pairs: _Pairs, recipe: LocalRecipe, expected: Expected | None, generator: torch.Generator) -> _Batch:
+    """Alter pairs and bring them into the network's channels."""
+    both = recoloured(torch.cat([pairs.clean, pairs.planted]), recipe, generator)
+    # What is expected is known of upright images: they are moved afterwards.
+    x, place = moved(channels(both, recipe.spec, expected), pairs.place, recipe.strength, generator)
+    covered = (functional.avg_pool2d(place, STRIDE)[:, 0] > _COVERED).float()
+    return _Batch(x, covered, pairs.of_mixture)
+
+
+def _loss(network: Network, batch: _Batch, recipe: LocalRecipe, device: torch.device) -> Tensor:
+    """Return the loss of one step: by place, by image, within a pair, and between the sets."""
+    count, covered = len(batch.covered), batch.covered.to(device)
+    truth = torch.cat([torch.zeros_like(covered), covered])
+    logits, heads = network(batch.x.to(device).contiguous(memory_format=torch.channels_last))
+    bce = functional.binary_cross_entropy_with_logits
+    by_place = bce(logits, truth, pos_weight=torch.tensor(_POSITIVE, device=device))
+    is_planted = torch.arange(2 * count, device=device) >= count
+    by_image = bce(heads[:, 0], is_planted.float())
+    highest = torch.logsumexp(logits.flatten(1), 1) - _SOFT_MAXIMUM
+    in_pair = functional.softplus(highest[:count] - highest[count:]).mean()
+    loss: Tensor = _PLACE_WEIGHT * by_place + recipe.image_weight * (by_image + in_pair)
+    if recipe.set_weight:
+        loss = loss + recipe.set_weight * bce(heads[:count, 1], batch.of_mixture.to(device))
+    return loss
+
+
+def recoloured(images: Tensor, recipe: LocalRecipe, generator: torch.Generator) -> Tensor:
+    """Return images, (2 N, c, h, w), as other machines might have delivered them; the second N like the first."""
+    count, s = len(images) // 2, recipe.strength
+
+    def draw(low: float, high: float) -> Tensor:
+        return _drawn(count, low, high, generator).view(-1, 1, 1, 1)
+
+    if recipe.spec.window is None:
+        low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+        images = ((images - low) / (high - low + 1e-3)).clamp_min(1e-4) ** torch.exp(s * draw(-0.35, 0.35))
+        y, x = (torch.linspace(-1, 1, n) for n in images.shape[-2:])
+        x, y = x[None, :], y[:, None]
+        shade = draw(-0.1, 0.1) * x + draw(-0.1, 0.1) * y + draw(-0.1, 0.1) * (x.square() + y.square())
+        images, noise = images * (1 + s * shade), 0.02
+    else:  # a CT's grey values are Hounsfield units, no matter of taste
+        images, noise = images * (1 + s * draw(-0.03, 0.03)) + s * draw(-1.5, 1.5), 2.0
+    sigma = float(torch.rand(1, generator=generator)) * 0.7 + 0.4
+    soft = blurred(images.flatten(0, 1).unsqueeze(1), sigma).view(images.shape)
+    images = images + s * draw(-0.8, 1.0) * (soft - images)
+    grain = torch.randn((count, *images.shape[1:]), generator=generator)
+    return images + torch.cat([grain, grain]) * draw(0, noise * s)
+
+
+def moved(images: Tensor, place: Tensor, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mirror half of the images; turn, zoom, stretch and shift them, the second N like the first.
+
+    ``place``, (N, 1, h, w), belongs to the second N and moves with them.
+    """
+    count = len(place)
+
+    def some(low: float, high: float) -> Tensor:
+        return strength * _drawn(count, low, high, generator)
+
+    mirror = torch.where(_drawn(count, 0, 1, generator) < 0.5, -1.0, 1.0)
+    turn, zoom, stretch = some(-0.15, 0.15), torch.exp(some(-0.12, 0.12)), torch.exp(some(-0.06, 0.06))
+    rows = [
+        torch.stack([mirror * turn.cos() * zoom * stretch, -turn.sin() * zoom, some(-0.08, 0.08)], 1),
+        torch.stack([mirror * turn.sin() * zoom, turn.cos() * zoom / stretch, some(-0.08, 0.08)], 1),
+    ]
+    where = functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    there = functional.grid_sample(images, where, padding_mode="border", align_corners=False)
+    place = functional.grid_sample(place, where[count:], padding_mode="zeros", align_corners=False)
+    return there, place
+
+
+def _drawn(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    one = torch.rand(count, generator=generator) * (high - low) + low
+    return torch.cat([one, one])
+
+
+def _expected(recipe: LocalRecipe, normal: ImageSet) -> Expected:
+    """Fit the linear model; how far normals are from it is judged on those of the second half by the first half's."""
+    cpu, spec = torch.device("cpu"), recipe.spec
+    slices = torch.cat([planes(image, spec, cpu) for image in normal.pixels])
+    x = standardised(slices, spec.model_copy(update={"neighbours": 0}))
+    half = len(x) // 2
+    first = _components(x[:half], spec.components)
+    away = first.surprise(x[half:])[:, 0].std(0)
+    whole = _components(x, spec.components)
+    return Expected(whole.centre, whole.basis, away + _LEAST_AWAY * away.median())
+
+
+def _components(x: Tensor, count: int) -> Expected:
+    centre = x.mean(0)[0]
+    flat = (x[:, 0] - centre).flatten(1)
+    basis = torch.linalg.svd(flat, full_matrices=False)[2][:count]
+    short = count - len(basis)  # fewer images than components: the rest explain nothing
+    basis = torch.cat([basis, torch.zeros(short, basis.shape[1])]) if short else basis
+    # As they will be kept, so that training sees what scoring will see.
+    return Expected(centre, basis.view(count, *centre.shape).half().float(), torch.ones_like(centre))
