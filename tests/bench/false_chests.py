@@ -1,4 +1,4 @@
-"""Pictures that are no frontal chest radiographs and of whose kinds none made the gate.
+"""Pictures that are no frontal chest radiographs of kinds that made no gate but for `KNOWN`.
 
 Everything is drawn by code, projected from head CTs of the gate's untouched half, cut from untouched chests, or comes
 with installed libraries: scikit-image (CC0 and public domain, see its data/README.txt), scikit-learn (CC BY, see its
@@ -145,6 +145,42 @@ def dental(rng: np.random.Generator) -> Picture:
     return _exposed(picture, rng)
 
 
+def shoulder(rng: np.random.Generator) -> Picture:
+    """A ball in its socket, shaft, shoulder blade, collarbone and a corner of ribs."""
+    way = rng.choice([-1, 1])
+    picture = 0.8 * _ball(0.3, -way * 0.2, 1.1, 1.0) + 1.2 * _ball(-0.2, way * 0.35, 0.2, 0.2)
+    picture += 1.3 * _capsule((-0.15, way * 0.4), (1.3, way * 0.6), 0.13) + _capsule(
+        (-0.5, -way * 0.9), (-0.4, way * 0.3), 0.06
+    )
+    picture += 0.6 * _ball(0.25, -way * 0.15, 0.6, 0.25)
+    for y in np.arange(-0.2, 1.0, 0.25):
+        picture += 0.4 * _capsule((y, -way), (y + 0.2, -way * 0.4), 0.03)
+    return _exposed(picture, rng)
+
+
+def foot(rng: np.random.Generator) -> Picture:
+    """Heel, ankle and toes from the side."""
+    picture = 0.9 * _capsule((0.45, -0.5), (0.6, 0.8), 0.3) + _capsule((-1.2, -0.45), (0.3, -0.5), 0.32)
+    picture += 1.2 * _capsule((-1.2, -0.5), (0.1, -0.5), 0.17) + 1.1 * _ball(0.5, -0.6, 0.22, 0.3)
+    for y in rng.uniform(0.4, 0.6, 4):
+        picture += _capsule((y, -0.1), (y + 0.12, 0.85), 0.05)
+    return _exposed(picture, rng)
+
+
+def barcode(rng: np.random.Generator) -> Picture:
+    """Bars or the squares of a code."""
+    count = int(rng.integers(12, 60))
+    code = rng.random((1 if rng.random() < 0.5 else count, count)) < 0.5
+    return np.kron(code, np.ones((SIDE // len(code), SIDE // count)))
+
+
+def terrain(rng: np.random.Generator) -> Picture:
+    """A map with contour lines."""
+    height = _scaled(ndimage.gaussian_filter(rng.standard_normal((SIDE, SIDE)), rng.uniform(12, 40)))
+    lines = (height * rng.uniform(8, 20)) % 1 < 0.12
+    return np.where(lines, 0.1, 0.4 + 0.5 * height)
+
+
 def test_pattern(rng: np.random.Generator) -> Picture:
     """In the manner of SMPTE and TG18: grey patches in a ring, line pairs at corners and middle, a cross-hatch."""
     picture = np.full((SIDE, SIDE), rng.uniform(0.1, 0.5))
@@ -240,8 +276,16 @@ def noise(rng: np.random.Generator) -> Picture:
 DRAWN: dict[str, Callable[[np.random.Generator], Picture]] = {
     "hand": hand, "long bones": long_bones, "pelvis": pelvis, "abdomen": abdomen, "spine, lateral": spine,
     "chest, lateral (drawn)": lateral_chest, "mammogram": mammogram, "ultrasound": ultrasound, "teeth": dental,
-    "test pattern": test_pattern, "ramps": ramps, "checkerboard": checkerboard, "page": page,
-    "screenshot": screenshot, "nearly blank": nearly_blank, "noise": noise,
+    "test pattern": test_pattern, "shoulder": shoulder, "foot": foot, "barcode": barcode, "map": terrain,
+    "ramps": ramps, "checkerboard": checkerboard, "page": page, "screenshot": screenshot,
+    "nearly blank": nearly_blank, "noise": noise,
+}  # fmt: skip
+
+
+#: Kinds of which the gate has seen examples since, cut or drawn in another way and of other patients.
+KNOWN = {
+    "a half (left)", "a half (right)", "upper half", "lower half", "turned by 25 to 50 degrees", "on its side",
+    "chest, lateral (drawn)", "long bones",
 }  # fmt: skip
 
 

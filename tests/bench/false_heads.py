@@ -1,4 +1,4 @@
-"""Volumes that are no head CTs and of whose kinds none made the gate, as HU on the raster of CT-ICH.
+"""Volumes that are no head CTs of kinds that made no gate but for `KNOWN`, as HU on the raster of CT-ICH.
 
 Made of untouched heads (shuffled, cut, turned, contrasts of MR), of single slices of other body parts in the public
 DICOM collection, and drawn.
@@ -14,6 +14,13 @@ Hu = npt.NDArray[np.floating]
 Family = Iterator[tuple[str, Hu]]
 
 _Z, _Y, _X = np.mgrid[-1:1:32j, -1:1:128j, -1:1:128j]
+
+
+#: Kinds for which the gate got a look of its own.
+KNOWN = {
+    "slices shuffled", "interleaved with another head", "turned by 90 degrees", "face down", "two heads",
+    "coronal as axial",
+}  # fmt: skip
 
 
 def of_head(hu: Hu, other: Hu, rng: np.random.Generator) -> Family:
@@ -37,6 +44,15 @@ def of_head(hu: Hu, other: Hu, rng: np.random.Generator) -> Family:
     yield "MR, T2-like", np.where(hu > 75, 0, np.where(brain, rng.uniform(70, 100) - hu, np.where(hu > -15, 60, hu)))
     yield "stored values without rescale", hu + 1024
     yield "inverted", 80 - hu
+    yield (
+        "turned by 45 degrees",
+        ndimage.rotate(hu, rng.choice([-45, 45]), axes=(1, 2), reshape=False, order=1, cval=-1000),
+    )
+    yield "every slice turned at random", np.stack([np.rot90(plane, rng.integers(4)) for plane in hu])
+    yield "front to back", hu[:, ::-1]
+    yield "vertex on another head", np.concatenate([other[: len(hu) // 2], hu[-(len(hu) // 4) :]])
+    yield "twice, one on the other", np.concatenate([hu[::2], hu[::2]])
+    yield "base missing", hu[len(hu) // 2 :]
     yield "half a head", np.where(_X < 0, hu, -1000)
     yield "two heads", np.concatenate([hu, other], axis=2)[:, :, ::2]
     yield "head of a doll", ndimage.zoom(hu, (1, 0.45, 0.45), order=1)

@@ -3,7 +3,8 @@
 Half of the patients of every source (`tuning_half`) is used, so that the other half and every real impostor stay a fair
 test (``python -m tests.bench.impostors``). Chests are the positives, some of them turned, zoomed and marked a little as
 exposures are. Negatives are what chests and head CTs can be turned into (upside down, on their side, inverted, cut,
-doubled, projected heads, single slices) and `workers.images.fit_gate_drawn`. One seed: the same data, the same file.
+halved, doubled, projected heads, single slices) and `workers.images.fit_gate_drawn`. One seed: the same data, the same
+file.
 """
 
 import argparse
@@ -149,11 +150,17 @@ def _turned(images: npt.NDArray[np.uint8], rng: np.random.Generator) -> Iterator
             yield np.rot90(chest, quarters)
         yield chest[::-1]
         yield ndimage.rotate(chest, float(rng.uniform(35, 325)), reshape=False, order=1)
+        yield ndimage.rotate(chest, float(rng.choice([-1, 1]) * rng.uniform(25, 40)), reshape=False, order=1)
         top, left = rng.integers(0, half, 2)
         yield chest[top : top + half, left : left + half]
         side = int(rng.integers(half * 3 // 4, half * 5 // 4))
         top, left = rng.integers(0, len(chest) - side, 2)
         yield chest[top : top + side, left : left + side]
+        at = round(2 * half * float(rng.uniform(0.45, 0.6)))
+        yield chest[:at]
+        yield chest[-at:]
+        yield chest[:, :at]
+        yield chest[:, -at:]
         yield chest[:, :half].repeat(2, axis=1)
         yield chest[:half].repeat(2, axis=0)
         yield np.hstack([chest, images[other].repeat(2, axis=0).repeat(2, axis=1).astype(np.float32) / 255])[:, ::2]

@@ -20,6 +20,8 @@ def drawn(rng: np.random.Generator) -> Iterator[Picture]:
         yield _lines(rng)
         yield _tubes(rng)
         yield _ovals(rng)
+        yield _side_view(rng)
+        yield _joint(rng)
         yield _scaled(ndimage.gaussian_filter(rng.random((SIDE, SIDE)), rng.uniform(0.3, 35)))
         yield _grating(rng)
 
@@ -117,6 +119,40 @@ def _ovals(rng: np.random.Generator) -> Picture:
     for _ in range(rng.integers(0, 2)):
         picture[abs(x - rng.uniform(0.3, 0.7)) < rng.uniform(0.02, 0.08)] += rng.uniform(0.1, 0.5)
     return _scaled(ndimage.gaussian_filter(picture, rng.uniform(0.5, 6)) + 0.02 * rng.standard_normal((SIDE, SIDE)))
+
+
+def _side_view(rng: np.random.Generator) -> Picture:
+    """A trunk from the side: one dark field between a breastbone and a column of blocks, crossed by slanting ribs."""
+    y, x = _grid()
+    lean = rng.uniform(-0.1, 0.1)
+    across = (x - 0.5 - lean * (y - 0.5)) / rng.uniform(0.3, 0.45)
+    picture = np.where(across**2 + ((y - 0.55) / 0.7) ** 2 < 1, 0.6, 0.0)
+    lung = ((across - rng.uniform(-0.15, 0.15)) / 0.7) ** 2 + (
+        (y - rng.uniform(0.4, 0.5)) / rng.uniform(0.3, 0.42)
+    ) ** 2
+    picture -= 0.45 * np.clip(1.3 - lung, 0, 1)
+    back = 1 - 2 * rng.integers(2)
+    blocks = abs(across - back * rng.uniform(0.55, 0.8)) < rng.uniform(0.08, 0.16)
+    picture += 0.3 * blocks * (0.6 + 0.4 * (np.sin(2 * np.pi * y * rng.uniform(8, 14)) > -0.3))
+    ribs = np.sin(2 * np.pi * (y * rng.uniform(6, 11) + back * across * rng.uniform(0.4, 1.2)))
+    picture += rng.uniform(0.05, 0.2) * (ribs > 0.6) * (lung < 1.2)
+    heart = ((across + back * 0.3) / 0.35) ** 2 + ((y - 0.65) / 0.18) ** 2
+    picture += rng.uniform(0.1, 0.3) * np.clip(1 - heart, 0, 1)
+    noise = rng.standard_normal((SIDE, SIDE)) * rng.uniform(0.005, 0.03)
+    return _scaled(ndimage.gaussian_filter(picture, rng.uniform(1, 4)) + noise)
+
+
+def _joint(rng: np.random.Generator) -> Picture:
+    """A limb along or across the picture whose bones are thickest where they meet."""
+    y, x = _grid()
+    turn = rng.normal(0, 0.2) + rng.integers(2) * np.pi / 2
+    across = (x - 0.5) * np.cos(turn) + (y - 0.5) * np.sin(turn) - rng.uniform(-0.1, 0.1)
+    along = (y - 0.5) * np.cos(turn) - (x - 0.5) * np.sin(turn) - rng.uniform(-0.15, 0.15)
+    flesh = np.sqrt(np.clip(1 - (across / rng.uniform(0.2, 0.38)) ** 2, 0, None))
+    shaft = rng.uniform(0.06, 0.12) + rng.uniform(0.05, 0.12) * np.exp(-((along / 0.12) ** 2))
+    bone = np.sqrt(np.clip(1 - (across / shaft) ** 2, 0, None)) * (abs(along) > rng.uniform(0.0, 0.03))
+    picture = ndimage.gaussian_filter(0.5 * flesh + rng.uniform(0.4, 0.9) * bone, rng.uniform(0.8, 3))
+    return _scaled(picture + 0.2 * ndimage.gaussian_filter(picture, 20) + rng.standard_normal((SIDE, SIDE)) * 0.01)
 
 
 def _grating(rng: np.random.Generator) -> Picture:

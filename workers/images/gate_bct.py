@@ -41,7 +41,7 @@ MAX_TOP_SHARE = 0.75
 #: Sinuses, mouth and orbital fat lie in the lower third of a head: this deep under the skin the vault has neither.
 SKIN_PIXELS, MIN_CORE_PIXELS = 6, 150
 #: Least correlation with the mean head, and by how much less it may correlate as it is than turned about.
-MIN_LIKENESS, MAX_LIKER_TURNED = 0.6, 0.0
+MIN_LIKENESS, MAX_LIKER_TURNED = 0.72, 0.0
 #: Neighbouring slices differ by at most this share of what slices twice as far apart do.
 MAX_UNEVENNESS = 0.75
 

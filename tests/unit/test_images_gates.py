@@ -1,0 +1,66 @@
+"""That the gates keep their rates: a fixed sample of real images and of impostors, all of which tuned nothing."""
+
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+
+from tests.bench import false_chests, false_heads
+from tests.bench.impostors import passes_chest, passes_head
+from tests.support.peers import shared
+from workers.images.fit_gate import halves
+
+Hu = np.ndarray
+
+
+def untouched(name: str, count: int) -> np.ndarray:
+    images = halves(shared("data", f"{name}.npz"))[1]
+    return images[np.random.default_rng(0).permutation(len(images))[:count]]
+
+
+def test_chests_of_other_patients_pass() -> None:
+    for name in ("cxr_adult", "cxr_children"):
+        passed = [passes_chest(image.astype(np.float32) / 255) for image in untouched(name, 40)]
+        assert np.mean(passed) >= 0.95
+
+
+def test_what_is_no_frontal_chest_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    pictures = [*false_chests.drawn(1, rng), *false_chests.cut(untouched("cxr_adult", 4), rng)]
+    passed = [family for family, picture in pictures if passes_chest(picture)]
+    assert len(pictures) > 60
+    assert len(passed) <= 0.05 * len(pictures), passed
+
+
+@pytest.fixture(scope="module")
+def volumes() -> list[Hu]:
+    return [volume / 255 * 120 - 20.0 for volume in untouched("bct_ctich", 3)]
+
+
+def test_heads_of_other_patients_pass(volumes: list[Hu]) -> None:
+    assert all(passes_head(hu) for hu in volumes)
+
+
+def test_what_is_no_head_is_refused(volumes: list[Hu]) -> None:
+    rng = np.random.default_rng(0)
+    false = [*false_heads.of_head(volumes[0], volumes[1], rng), *false_heads.drawn(rng)]
+    passed = [family for family, hu in islice(false, 1, None, 3) if passes_head(hu)]
+    assert not set(passed) - {"pairs of slices shuffled"}
+
+
+@pytest.mark.parametrize(
+    ("family", "check"),
+    [
+        ("turned by 90 degrees", "_check_likeness"),
+        ("slices shuffled", "_check_order"),
+        ("two heads", "_check_likeness"),
+    ],
+)
+def test_each_look_at_a_head_is_needed(
+    volumes: list[Hu], family: str, check: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some impostor of the kind is refused by that look alone."""
+    false = [dict(false_heads.of_head(hu, other, np.random.default_rng(1)))[family] for hu, other in pairwise(volumes)]
+    assert not any(passes_head(hu) for hu in false)
+    monkeypatch.setattr(f"workers.images.gate_bct.{check}", lambda *_: None)
+    assert any(passes_head(hu) for hu in false)
