@@ -186,7 +186,8 @@ def fit_local(
             device=device,
             report=lambda done, started=started: report(started + done, spec.members * recipe.steps),  # type: ignore[misc]
         )
-        tensors |= {f"{member}.{name}": tensor for name, tensor in network.folded().items()}
+        # Half precision halves the file; what is usual of normals is measured by what will be loaded.
+        tensors |= {f"{member}.{name}": tensor.half() for name, tensor in network.folded().items()}
     plain = {"statistic.centre": torch.zeros(3, dtype=torch.float64), "statistic.scale": torch.ones(3).double()}
     if volumes:
         return tensors | plain | slice_standard(spec, tensors | plain, normal, left_out, device).tensors()
