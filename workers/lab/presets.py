@@ -283,6 +283,9 @@ def _starter_bct() -> Preset:
         architecture=Architecture(size=(16, 32, 32), grey_levels=32, depth=4, widths=(32, 32, 32), shared_levels=1),
         classifier=_BCT_CLASSIFIER,
         local=_BCT_LOCAL,
+        # On head CTs the local classifier is there to show where: by it alone heads are told apart no better than by
+        # chance (measured: 0.55 on 12 + 12).
+        combination={"flows": 0.25, "set_classifier": 1.0, "local_classifier": 0.0},
         base=schedule,
         flow=schedule.model_copy(update={"epochs": 20, "learning_rate": 5e-4, "frozen_levels": 1}),
         weights=(1.0, 1.0, 1.0),
