@@ -202,6 +202,8 @@ class Local(_Part):
         BCT: statistics are means over the so many slices where they are highest.
     smooth : float
         BCT: logits within the skull are smoothed so far, Gaussian, pixels of the map and slices.
+    symmetric : bool
+        BCT: the slice's mirror image is one more channel.
     extent : float
         BCT: the map of a slice that shows less brain than the largest is lower by this times the logarithm of the
         ratio, in standard deviations: blood is anywhere in a brain alike, so it is where there is more of it.
@@ -220,6 +222,7 @@ class Local(_Part):
     top: float = Field(0.02, gt=0, le=1)
     slices: int = Field(1, ge=1, le=64)
     smooth: float = Field(0.0, ge=0, le=8)
+    symmetric: bool = False
     extent: float = Field(0.0, ge=0, le=8)
     weights: Annotated[tuple[Annotated[FiniteFloat, Field(ge=0)], ...], Field(min_length=3, max_length=3)]
 

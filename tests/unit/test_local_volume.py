@@ -19,10 +19,10 @@ from workers.lab.presets import LocalRecipe
 
 SPEC = Local(
     size=(48, 48), widths=(8, 8, 12, 16), members=2, window=(14, 94), neighbours=1, top=0.008, slices=2, smooth=0.7,
-    extent=1.0, weights=(1, 0, 0),
+    symmetric=True, extent=1.0, weights=(1, 0, 0),
 )  # fmt: skip
 SIZE, SPACING_MM = (14, 48, 48), (7.0, 3.6, 3.6)
-RECIPE = LocalRecipe(spec=SPEC, steps=100, pairs=4, set_weight=0, plantings=4, spacing_mm=SPACING_MM)
+RECIPE = LocalRecipe(spec=SPEC, steps=220, pairs=4, set_weight=0, plantings=4, spacing_mm=SPACING_MM)
 CPU = torch.device("cpu")
 
 
@@ -54,9 +54,12 @@ def test_it_finds_blood_in_heads_it_never_saw_and_says_where() -> None:
     found = [bleeding(number) for number in range(4)]
     assert np.mean([classifier(ill) > one for ill, _ in found for one in well]) > 0.8
     maps = classifier.maps(np.stack([ill for ill, _ in found]), (14, 24, 24))
+    ranks = []
     for one, (_, away) in zip(maps, found, strict=True):
-        where = np.unravel_index(one.argmax(), one.shape)
-        assert away.reshape(14, 24, 2, 24, 2).min((2, 4))[where] < 20
+        near = away.reshape(14, 24, 2, 24, 2).min((2, 4)) < 12
+        blood, brain = one[near], one[~near & (one > NOTHING)]
+        ranks.append(np.mean(blood[:, None] > brain))
+    assert np.mean(ranks) > 0.8
 
 
 def test_nothing_outside_the_skull_is_ever_marked() -> None:
@@ -79,7 +82,7 @@ def test_a_coarser_map_keeps_the_highest() -> None:
     assert np.array_equal(coarse, fine.reshape(7, 2, 6, 4, 6, 4).max((1, 3, 5)))
 
 
-def test_pairs_differ_in_the_blood_alone() -> None:
+def test_most_pairs_differ_in_the_blood_alone() -> None:
     rng = np.random.default_rng(0)
     clean, planted, place, of_mixture = Heads(RECIPE, heads(0, 1), heads(1, 1), rng).draw(12)
     assert clean.shape == planted.shape == (12, 3, 48, 48)
@@ -88,8 +91,14 @@ def test_pairs_differ_in_the_blood_alone() -> None:
     assert (place.flatten(1).amax(1) > 0.5).all()
     away = torch.from_numpy(ndimage.binary_dilation(place[:, 0].numpy() > 0, iterations=1))
     brighter = (planted - clean)[:, 1]
-    assert brighter[place[:, 0] > 0.5].mean() > 5
-    assert brighter[~away].max() <= 6
+    own = [bool(one[~far].max() <= 6) for one, far in zip(brighter, away, strict=True)]
+    assert 3 <= sum(own) < 12  # others are pairs of two slices of one head
+    assert (
+        torch.stack(
+            [one[at > 0.5].mean() for one, at, same in zip(brighter, place[:, 0], own, strict=True) if same]
+        ).mean()
+        > 5
+    )
     with pytest.raises(ValueError, match="no head"):
         air = ImageSet(np.zeros((1, 4, 48, 48), np.uint8), ("air",), ("air",))
         Heads(RECIPE, air, air, rng).draw(1)

@@ -57,7 +57,7 @@ def convolutions(spec: Local) -> dict[str, tuple[int, int, int, int]]:
 
 def input_channels(spec: Local) -> int:
     """Return how many channels the network sees; see `channels`."""
-    return 2 * spec.neighbours + 2 + bool(spec.components)
+    return 2 * spec.neighbours + 2 + bool(spec.components) + spec.symmetric
 
 
 def shapes(spec: Local) -> dict[str, Shape]:
@@ -146,13 +146,15 @@ def standardised(stack: Tensor, spec: Local) -> Tensor:
 def channels(stack: Tensor, spec: Local, expected: Expected | None) -> Tensor:
     """Return what the network sees of slices with their neighbours, (N, 2 k + 1, h, w): (N, C, h, w).
 
-    The slices; the middle one's local contrast, which tells nothing of brightness and little of the machine; and, where
-    there is a model of normals, what it doesn't expect of it.
+    The slices; the middle one's local contrast, which tells nothing of brightness and little of the machine; its mirror
+    image, where the manifest says so; and, where there is a model of normals, what it doesn't expect of it.
     """
     x = standardised(stack, spec)
     middle = x[:, spec.neighbours : spec.neighbours + 1]
     rest = middle - blurred(middle, _NEAR)
     seen = [x, rest / (blurred(rest.square(), _AROUND).sqrt() + _LEAST_SPREAD)]
+    if spec.symmetric:
+        seen.append(middle.flip(-1))
     if expected is not None:
         seen.append(expected.surprise(middle).clamp(-2 * _LIMIT, 2 * _LIMIT))
     return torch.cat(seen, 1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from triage.manifest import Local
+from workers.flows.intracranial import inside_skull
 from workers.flows.local_classifier import LocalClassifier, planes
 from workers.flows.local_volume import Reading, SliceStandard
 from workers.lab.image_set import ImageSet, Pixels, share
@@ -19,6 +20,7 @@ from workers.lab.presets import LocalRecipe
 #: A slice is drawn as a bleeding one if so many of its voxels are at least half blood.
 LEAST_BLEEDING = 3
 _DOTTED = 0.3
+_ELSEWHERE = 0.4
 
 
 class Heads:
@@ -59,22 +61,26 @@ class Heads:
         rows: tuple[list[Tensor], ...] = ([], [], [])
         for side in of_mixture:
             heads = self.sets[int(side)]
-            clean, made, place, bleeding = heads[self.rng.integers(len(heads))]
+            clean, made, place, bleeding, shown = heads[self.rng.integers(len(heads))]
             number = int(self.rng.choice(bleeding))
-            for found, volume in zip(rows, (clean, made), strict=False):
-                found.append(_around(volume, number, self.spec))
+            # Often not its own: the skull's base and top, into which nothing is planted, must be known as well.
+            other = int(self.rng.choice(shown)) if self.rng.uniform() < _ELSEWHERE else number
+            rows[0].append(_around(clean, other, self.spec))
+            rows[1].append(_around(made, number, self.spec))
             rows[2].append(torch.from_numpy(place[number].astype(np.float32)).unsqueeze(0))
         clean_ones, planted, places = (torch.stack(found) for found in rows)
         return clean_ones, planted, places, torch.from_numpy(of_mixture).float()
 
 
 Small = npt.NDArray[np.float16]
-_Planted = tuple[Small, Small, Small, npt.NDArray[np.intp]]
-"""A head without and with blood, where it is, on the network's grid, (D, h, w), and the numbers of the slices."""
+_Numbers = npt.NDArray[np.intp]
+_Planted = tuple[Small, Small, Small, _Numbers, _Numbers]
+"""A head without and with blood, where it is, on the network's grid, (D, h, w); which slices bleed or show brain."""
 
 
 def _plantings(pixels: Pixels, recipe: LocalRecipe, rng: np.random.Generator) -> list[_Planted]:
     head = Head.of(pixels, recipe.spacing_mm)
+    shown = np.flatnonzero(inside_skull(pixels).any((1, 2)))
     found: list[_Planted] = []
     for _ in range(recipe.plantings):
         made, place = with_blood(head, rng)
@@ -86,7 +92,7 @@ def _plantings(pixels: Pixels, recipe: LocalRecipe, rng: np.random.Generator) ->
         bleeding = np.flatnonzero((place > 0.5).sum((1, 2)) >= LEAST_BLEEDING)
         if len(bleeding):
             clean_one, made_one, where = (_resized(volume, recipe.spec) for volume in (clean, made, place))
-            found.append((clean_one, made_one, where, bleeding))
+            found.append((clean_one, made_one, where, bleeding, shown))
     return found
 
 
