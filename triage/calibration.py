@@ -35,12 +35,16 @@ class Term(_Part):
 
 
 class Probability(_Part):
-    """Platt's calibration on labelled cases: P(abnormal) = sigmoid(slope * combined + intercept), prior corrected.
+    """Calibration on labelled cases: P(abnormal) = sigmoid(logit of the combined statistic), prior corrected.
+
+    The logit is ``slope * combined + intercept`` (Platt's method), or runs along ``knots`` (isotonic regression).
 
     Attributes
     ----------
     slope, intercept : float
         On the labelled cases as they came; the slope isn't negative.
+    knots : tuple of (float, float)
+        Combined statistic and logit, neither ever falling; constant beyond the ends. Empty for Platt's method.
     prevalence : float
         The share of abnormal ones among them.
     assumed : float
@@ -51,14 +55,31 @@ class Probability(_Part):
 
     slope: Annotated[FiniteFloat, Field(ge=0)]
     intercept: FiniteFloat
+    knots: tuple[tuple[FiniteFloat, FiniteFloat], ...] = ()
     prevalence: Share
     assumed: Share
     normal: int = Field(ge=50)
     abnormal: int = Field(ge=50)
 
+    @model_validator(mode="after")
+    def _never_falls(self) -> Self:
+        if any(a[0] > b[0] or a[1] > b[1] for a, b in pairwise(self.knots)):
+            raise ValueError("an isotonic calibration falls")
+        return self
+
+    @property
+    def method(self) -> str:
+        """``"platt"`` or ``"isotonic"``."""
+        return "isotonic" if self.knots else "platt"
+
     def __call__(self, combined: float) -> float:
         """Return the probability of an abnormality at the assumed prevalence."""
-        logit = self.slope * combined + self.intercept + _logit(self.assumed) - _logit(self.prevalence)
+        if self.knots:
+            places, logits = zip(*self.knots, strict=True)
+            logit = float(np.interp(combined, places, logits))
+        else:
+            logit = self.slope * combined + self.intercept
+        logit += _logit(self.assumed) - _logit(self.prevalence)
         return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
 
 

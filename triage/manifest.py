@@ -197,9 +197,14 @@ class Local(_Part):
     components : int
         Principal components of normal images; what they leave of an image is a further channel. 0: no such channel.
     top : float
-        The map's statistic is the mean of this share of its highest logits.
+        The map's statistic is the mean of this share of its highest logits; BCT: of every slice's.
     slices : int
-        BCT: the statistics of whole slices are means over the so many slices where they are highest.
+        BCT: statistics are means over the so many slices where they are highest.
+    smooth : float
+        BCT: logits within the skull are smoothed so far, Gaussian, pixels of the map and slices.
+    extent : float
+        BCT: the map of a slice that shows less brain than the largest is lower by this times the logarithm of the
+        ratio, in standard deviations: blood is anywhere in a brain alike, so it is where there is more of it.
     weights : tuple of float
         Of the three standardised statistics in the estimator's value: the map's, and the logits of "something was
         planted" and of "from the mixture" for the whole image.
@@ -214,6 +219,8 @@ class Local(_Part):
     components: int = Field(0, ge=0, le=512)
     top: float = Field(0.02, gt=0, le=1)
     slices: int = Field(1, ge=1, le=64)
+    smooth: float = Field(0.0, ge=0, le=8)
+    extent: float = Field(0.0, ge=0, le=8)
     weights: Annotated[tuple[Annotated[FiniteFloat, Field(ge=0)], ...], Field(min_length=3, max_length=3)]
 
     @model_validator(mode="after")

@@ -20,11 +20,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from scipy.stats import rankdata
 
 from tests.support.lesions import plant
 from triage.calibration import LOCAL_CLASSIFIER, SET_CLASSIFIER
 from workers.flows.estimators import BundleEstimators
+from workers.flows.intracranial import inside_skull
 from workers.flows.local_classifier import LocalClassifier
 from workers.flows.set_classifier import FeatureExtractor, Features, SetClassifier
 from workers.lab.fit_classifier import fit_classifier
@@ -169,6 +171,19 @@ def linear_gaussians(task: Task) -> dict[str, Numbers]:
     return {"linear -log p(x|normal)": one_class, "linear ratio": log_density(test, mixture) + one_class}
 
 
+def bright_voxels(task: Task) -> dict[str, Numbers]:
+    """Return for head CTs which share of the brain, 4 mm within the skull, is of 55 to 90 HU: no learning at all."""
+    if task.preset.modality != "BCT":
+        return {}
+    offset = task.preset.preprocessing.hu_offset
+    shares = []
+    for pixels in task.test:
+        brain = ndimage.binary_erosion(inside_skull(pixels), np.ones((1, 5, 5)))
+        bright = brain & (pixels >= 55 + offset) & (pixels <= 90 + offset)
+        shares.append(bright.sum() / max(int(brain.sum()), 1))
+    return {"voxels of 55 to 90 HU": np.array(shares)}
+
+
 class Keeper:
     """A feature extractor that looks at no image twice."""
 
@@ -268,7 +283,7 @@ def measure(name: str, data: Data, seeds: int, flows: int) -> Iterator[tuple[str
             task = TASKS[name](data, seed)
             if keep is None and task.preset.classifier:
                 keep = Keeper(task.preset.classifier)
-            found = linear_gaussians(task)
+            found = linear_gaussians(task) | bright_voxels(task)
             if keep is not None:
                 found |= classifiers(task, seed, keep)
             if seed < flows:

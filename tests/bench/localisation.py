@@ -6,7 +6,8 @@ BCT: CT-ICH volumes with hemorrhage that no flow saw: AUC of slices within a vol
 has hemorrhage. Means over images or volumes with 95 % bootstrap intervals over patients. Raw, and standardised by the
 maps of normals that are neither tested nor trained on (BCT: not trained on).
 
-Baselines: noise; and for CXR the mean mask of other lesions, for BCT how often each slice of other patients bleeds.
+Baselines: noise; and for CXR the mean mask of other lesions, for BCT how often each slice of other patients bleeds, and
+how much brain a slice shows (which no label tells).
 
 ``python -m tests.bench.localisation [cxr|bct] [--json] [--models DIR]``, about ten minutes.
 """
@@ -30,6 +31,7 @@ from tests.support.peers import shared
 from triage.bundles import MAPS, Bundle
 from triage.manifest import Preprocessing
 from workers.flows.engine import Engine
+from workers.flows.intracranial import inside_skull
 from workers.flows.relevance import Mapper, Method, Standard
 from workers.images.backdrop import CONSPICUOUS_SHARE
 from workers.images.resample import grid_affine, head_frame, on_grid
@@ -260,6 +262,7 @@ def bct(models: Path, data: Path) -> Figures:
         "chance": figures(rng.random((len(tested), grid.size[0]))),
         "middle first": figures(np.tile(middle, (len(tested), 1))),
         "place alone": figures(np.tile(place, (len(tested), 1))),
+        "area of brain alone": figures(np.stack([inside_skull(v).sum((1, 2)) for v in volumes]).astype(float)),
     }
     for kind in (*BCT_KINDS, *bench.classifier_kinds):
         if f"level{bundle.architecture.levels + 1}" in kind:

@@ -7,16 +7,18 @@ Without --full the paper's configurations are measured with one step a level and
 steps of a level are alike. With --full they are built, trained for a step, scored and sampled at full size, each in a
 process of its own (an hour on two slow cores; up to 24 GiB).
 
-One thread; seconds are those of the processor in this thread, the best of several, so that other work on the machine
-disturbs less. GFLOP/s count two operations for each multiply-add of the convolutions without the edge channel
-(`workers.flows.counts`). The peak is the best square sgemm of several sizes, measured beside each configuration.
-Peers come with `pip install '.[bench]'`; one that isn't installed is left out and named.
+One thread; seconds are those of the processor in this thread: medians for the paper's configurations, the best of
+several for the starters' milliseconds, so that other work on the machine disturbs less. GFLOP/s count two operations
+for each multiply-add of the convolutions without the edge channel (`workers.flows.counts`). The peak is a square sgemm
+of the best of several sizes, timed in turn with the engine. Peers come with the extra `bench`; one that is missing is
+left out and named.
 """
 
 import argparse
 import ctypes
 import json
 import math
+import statistics
 import subprocess
 import sys
 import time
@@ -52,13 +54,39 @@ def best_of(repeats: int, call: Callable[[], object]) -> float:
     return found
 
 
-def gemm_peak(repeats: int = 5) -> float:
-    """Return the best GFLOP/s of square sgemms, one thread."""
-    rates = []
+def best_gemm(repeats: int = 5) -> tuple[int, float]:
+    """Return the square sgemm with the most GFLOP/s, one thread: its size, and these."""
+    rates = {}
     for n in (384, 512, 768, 1024, 1536, 2048):
         a, b, c = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
-        rates.append(2 * n**3 / best_of(repeats, lambda a=a, b=b, c=c: torch.mm(a, b, out=c)) / 1e9)
-    return max(rates)
+        rates[n] = 2 * n**3 / best_of(repeats, lambda a=a, b=b, c=c: torch.mm(a, b, out=c)) / 1e9
+    size = max(rates, key=lambda n: rates[n])
+    return size, rates[size]
+
+
+def against_peak(call: Callable[[], object], operations: float, rounds: int) -> tuple[float, float, float]:
+    """Return a call's seconds, its share of the GEMM peak, and that peak in GFLOP/s: medians over rounds.
+
+    In every round the call and a square sgemm are timed one after the other, the sgemm for as long as the call: the
+    best of many short runs against the best of few long ones would favour the short ones on a noisy machine.
+    """
+    size, usual = best_gemm()
+    a, b, c = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
+    call()
+    rows = []
+    for _ in range(rounds):
+        seconds = _timed(call)
+        times = max(1, round(seconds * usual * 1e9 / (2 * size**3)))
+        peak = 2 * size**3 * times / _timed(lambda times=times: [torch.mm(a, b, out=c) for _ in range(times)]) / 1e9
+        rows.append((seconds, operations / seconds / 1e9 / peak, peak))
+    seconds, share, peak = (statistics.median(column) for column in zip(*rows, strict=True))
+    return seconds, share, peak
+
+
+def _timed(call: Callable[[], object]) -> float:
+    started = time.thread_time()
+    call()
+    return time.thread_time() - started
 
 
 def working_memory_mb(preset: str) -> float:
@@ -98,19 +126,17 @@ def paper_configuration(preset: str, repeats: int, rosinality: Path | None) -> F
     flows = [Glow(shallow, seed=seed).requires_grad_(False).eval() for seed in (0, 1)]
     x = torch.rand(1, 1, *shallow.size, generator=torch.Generator().manual_seed(0)) - 0.5
     one, pair = FusedFlows(flows[:1]), FusedFlows(flows, shared_levels=2)
-    peak = gemm_peak()
-    seconds = best_of(repeats, lambda: one.parts(x))
-    together = best_of(repeats, lambda: pair.parts(x))
-    peak = max(peak, gemm_peak())
+    seconds, fraction, peak = against_peak(lambda: one.parts(x), operations, repeats)
+    together = statistics.median(_timed(lambda: pair.parts(x)) for _ in range(repeats))
     with torch.inference_mode():
-        modules = best_of(max(1, repeats // 2), lambda: flows[0].level_parts(x))
+        modules = statistics.median(_timed(lambda: flows[0].level_parts(x)) for _ in range(max(2, repeats // 2)))
     found: Figures = {
         "measured": f"one step a level, times {scale}",
         "seconds": seconds * scale,
         "gflop": operations * scale / 1e9,
         "gflops": operations / seconds / 1e9,
         "gemm_peak_gflops": peak,
-        "fraction_of_peak": operations / seconds / 1e9 / peak,
+        "fraction_of_peak": fraction,
         "modules_seconds": modules * scale,
         "times_faster_than_modules": modules / seconds,
         "pair_sharing_2_levels_to_one": together / seconds,
@@ -118,7 +144,7 @@ def paper_configuration(preset: str, repeats: int, rosinality: Path | None) -> F
         "weights_mb": 4 * sum(level.stored for level in count_levels(full)) / 1e6,
     }
     if len(shallow.size) == 2:
-        found |= _peers(shallow, x, seconds, repeats=max(1, repeats // 2), rosinality=rosinality)
+        found |= _peers(shallow, x, seconds, repeats=max(2, repeats // 2), rosinality=rosinality)
     return found
 
 
@@ -140,7 +166,8 @@ def _peers(
             found[f"{name}_seconds"] = "not installed: pip install '.[bench]'"
             continue
         with torch.inference_mode():
-            seconds = best_of(repeats, lambda run=run: run(x))
+            run(x)
+            seconds = statistics.median(_timed(lambda run=run: run(x)) for _ in range(repeats))
         found[f"{name}_seconds_one_step_a_level"] = seconds
         found[f"times_faster_than_{name}"] = seconds / ours
         ratios.append(seconds / ours)
@@ -162,7 +189,7 @@ def starter_bundle(name: str, repeats: int) -> Figures:
             for flow in flows:
                 flow.level_parts(images)
 
-    peak = gemm_peak()
+    _, peak = best_gemm()
     seconds = best_of(5 * repeats, lambda: engine.flows.parts(x[:1]))
     batch = best_of(repeats, lambda: engine.flows.parts(x)) / len(x)
     plain, plain_batch = best_of(5 * repeats, lambda: modules(x[:1])), best_of(repeats, lambda: modules(x)) / len(x)
@@ -212,7 +239,7 @@ def main() -> None:
     if arguments.full:
         figures = run_full(arguments.preset or list(PAPER), arguments.train_steps, arguments.threads)
     else:
-        repeats = 2 if arguments.quick else 6
+        repeats = 3 if arguments.quick else 9
         figures = {}
         with Console(stderr=True).status("") as status:
             for name in PAPER:

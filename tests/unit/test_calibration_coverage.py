@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tests.support.flows import tiny_calibration
-from triage.calibration import Calibration, Term
+from triage.calibration import Calibration, Probability, Term
 from triage.errors import ConfigurationError
-from workers.lab.calibrate import with_labels
+from workers.lab.probabilities import Method, with_labels
 
 TERMS = {"flows": Term(centre=1, spread=2, weight=0.5), "set_classifier": Term(centre=0, spread=1, weight=1)}
 
@@ -36,7 +36,8 @@ def test_a_p_value_counts_references_at_least_as_abnormal() -> None:
     assert tiny_calibration().p_value(0.0) is None
 
 
-def test_probabilities_hold_at_another_prevalence() -> None:
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_probabilities_hold_at_another_prevalence(method: Method) -> None:
     """Calibrated on a test set half abnormal, used where a tenth is: predicted and observed shares agree."""
     rng = np.random.default_rng(1)
 
@@ -44,13 +45,42 @@ def test_probabilities_hold_at_another_prevalence() -> None:
         truth = np.arange(normal + abnormal) >= normal
         return rng.normal(np.where(truth, 1.5, 0.0)), truth
 
-    calibration = with_labels(tiny_calibration(), *cases(2000, 2000), prevalence=0.1)
+    calibration = with_labels(tiny_calibration(), *cases(2000, 2000), prevalence=0.1, method=method)
+    assert calibration.probability is not None
+    assert calibration.probability.method == method
     values, truth = cases(18000, 2000)
     predicted = np.array([calibration.calibrated(value) for value in values])
     assert predicted.mean() == pytest.approx(0.1, abs=0.01)
     for low, high in ((0.0, 0.05), (0.05, 0.2), (0.2, 0.5), (0.5, 1.0)):
         chosen = (predicted >= low) & (predicted < high)
         assert predicted[chosen].mean() == pytest.approx(truth[chosen].mean(), abs=0.05)
+
+
+def test_an_isotonic_curve_follows_what_no_logistic_curve_can() -> None:
+    """Half of the middle third is abnormal, none of the lower and all of the upper: a staircase."""
+    rng = np.random.default_rng(3)
+    values = rng.uniform(0, 3, 3000)
+    truth = rng.uniform(size=3000) < np.select([values < 1, values < 2], [0.0, 0.5], 1.0)
+    share = float(truth.mean())
+    platt, isotonic = (
+        with_labels(tiny_calibration(), values, truth, prevalence=share, method=method)
+        for method in ("platt", "isotonic")
+    )
+    for value, wanted in ((0.3, 0.0), (1.1, 0.5), (1.9, 0.5), (2.7, 1.0)):
+        assert isotonic.calibrated(value) == pytest.approx(wanted, abs=0.1)
+    assert abs(platt.calibrated(1.1) - 0.5) > 0.15
+    below = isotonic.calibrated(-5.0)
+    assert below is not None
+    assert 0 < below < 0.01
+    again = Calibration.model_validate_json(isotonic.model_dump_json())
+    assert again.calibrated(1.5) == isotonic.calibrated(1.5)
+
+
+def test_an_isotonic_calibration_that_falls_is_refused() -> None:
+    with pytest.raises(ValueError, match="falls"):
+        Probability(
+            slope=0, intercept=0, knots=((0.0, 1.0), (1.0, 0.0)), prevalence=0.5, assumed=0.5, normal=200, abnormal=200
+        )
 
 
 def test_thresholds_reach_the_sensitivity_that_they_name() -> None:
@@ -66,6 +96,8 @@ def test_thresholds_reach_the_sensitivity_that_they_name() -> None:
 def test_few_labels_make_no_probability() -> None:
     with pytest.raises(ConfigurationError, match="too few"):
         with_labels(tiny_calibration(), np.arange(60.0), np.arange(60) >= 30, prevalence=0.1)
+    with pytest.raises(ConfigurationError, match="isotonic"):
+        with_labels(tiny_calibration(), np.arange(160.0), np.arange(160) >= 80, prevalence=0.1, method="isotonic")
     assert tiny_calibration().calibrated(1.0) is None
 
 

@@ -16,6 +16,8 @@ from triage.calibration import UNLIKE
 from triage.errors import BundleError
 from triage.messages import ModelInput
 from workers.flows.engine import Engine
+from workers.flows.glow import dequantise
+from workers.flows.replay import Replay, fastest
 from workers.flows.transform import to_flow_grid
 
 
@@ -148,3 +150,20 @@ class TestTransform:
         manifest = tiny_manifest()
         found = to_flow_grid(np.full((8, 8), 77, np.uint8), manifest.transform, manifest.architecture, 256)
         assert set(found.ravel().tolist()) == {8}
+
+
+def test_on_a_cpu_nothing_is_recorded(bundle: Bundle) -> None:
+    flows = Engine(bundle, "cpu").flows
+    assert fastest(flows) == flows.parts
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_recorded_pass_gives_the_bits_of_a_launched_one(bundle: Bundle) -> None:
+    engine = Engine(bundle, "cuda")
+    replay = Replay(engine.flows)
+    for seed in range(3):
+        v = torch.from_numpy(grey(bundle.architecture.size, 16, seed)).to("cuda").float()[None, None]
+        x = dequantise(v, 16)
+        assert torch.equal(replay(x).log_density, engine.flows.parts(x).log_density)
+    both = x.repeat(2, 1, 1, 1)
+    assert torch.equal(replay(both).log_density, engine.flows.parts(both).log_density)

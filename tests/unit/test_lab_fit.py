@@ -149,6 +149,13 @@ def test_training_ends_when_validation_no_longer_improves(tmp_path: Path) -> Non
     assert made.state.best_bpd <= min(p.valid_bpd for p in seen if not math.isnan(p.valid_bpd))
 
 
+def test_checkpointing_changes_no_weight(tmp_path: Path) -> None:
+    kept, again = stage(tmp_path / "kept"), stage(tmp_path / "again", checkpointing=True)
+    assert again.flow.levels[0].checkpointing is True
+    assert kept.run(ignore, stop_after=5) == again.run(ignore, stop_after=5)
+    assert same(weights(kept), weights(again))
+
+
 def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
     whole, parts = stage(tmp_path / "a", micro_batch=8), stage(tmp_path / "b", micro_batch=2)
     for made in (whole, parts):

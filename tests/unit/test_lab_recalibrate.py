@@ -44,7 +44,7 @@ def calibrated(
 ) -> Bundle:
     found = Site.find(
         Bundle.open(site / "tiny"), [f"{site / 'all.npz'}?part=0" if normal else str(site / "all.npz")],
-        [normal] if normal else [], site / "labels.csv" if labels else None, prevalence,
+        [normal] if normal else [], site / "labels.csv" if labels else None, prevalence=prevalence,
     )  # fmt: skip
     return recalibrate(found, out, device="cpu")[0]
 
@@ -102,7 +102,7 @@ def test_one_strange_image_does_not_stretch_the_ranges(site: Path, tmp_path: Pat
     checks = np.kron(np.indices((8, 8)).sum(0) % 2, np.ones((8, 8))).astype(np.uint8) * 255
     np.savez(tmp_path / "with.npz", x=np.concatenate([images, checks[None]]))
     plain = calibrated(site, tmp_path / "plain").calibration.ranges
-    found = Site.find(Bundle.open(site / "tiny"), [str(tmp_path / "with.npz")], [], None, None)
+    found = Site.find(Bundle.open(site / "tiny"), [str(tmp_path / "with.npz")], [])
     made, notes = recalibrate(found, tmp_path / "local", device="cpu")
     assert any("unlike all the others" in note for note in notes)
     assert made.calibration.ranges.keys() == plain.keys()
@@ -111,18 +111,18 @@ def test_one_strange_image_does_not_stretch_the_ranges(site: Path, tmp_path: Pat
 def test_too_few_images_or_labels_and_contradicting_labels(site: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(site / "tiny")
     with pytest.raises(ConfigurationError, match="at least 30"):
-        recalibrate(Site.find(bundle, [f"{site / 'all.npz'}?sample=0.05"], [], None, None), tmp_path / "a")
+        recalibrate(Site.find(bundle, [f"{site / 'all.npz'}?sample=0.05"], []), tmp_path / "a")
     table = tmp_path / "labels.csv"
     lines = (site / "labels.csv").read_text().splitlines()
     table.write_text("\n".join(lines[:60]))
     with pytest.raises(ConfigurationError, match="50 of either"):
-        recalibrate(Site.find(bundle, [str(site / "all.npz")], [], table, None), tmp_path / "b")
+        recalibrate(Site.find(bundle, [str(site / "all.npz")], [], table), tmp_path / "b")
     swapped = [line.replace("ill", "x").replace("normal", "ill").replace("x", "normal") for line in lines[1:]]
     table.write_text("\n".join(["file,label", *swapped]))
     with pytest.raises(ConfigurationError, match="more often normal"):
-        recalibrate(Site.find(bundle, [str(site / "all.npz")], [], table, None), tmp_path / "c")
+        recalibrate(Site.find(bundle, [str(site / "all.npz")], [], table), tmp_path / "c")
     with pytest.raises(ConfigurationError, match="--labels"):
-        Site.find(bundle, [str(site / "all.npz")], [], None, 0.1)
+        Site.find(bundle, [str(site / "all.npz")], [], prevalence=0.1)
 
 
 @pytest.fixture

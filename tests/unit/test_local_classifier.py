@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from tests.support.flows import tiny_bundle, tiny_calibration, tiny_manifest
+from tests.support.heads import a_head
 from triage.bundles import LOCAL, Bundle, write_bundle
 from triage.calibration import Term
 from triage.errors import BundleError
@@ -47,15 +48,6 @@ def radiographs(count: int, seed: int, *, spot: bool = False) -> tuple[ImageSet,
 @cache
 def fitted() -> dict[str, torch.Tensor]:
     return fit_local(RECIPE, radiographs(40, 1)[0], radiographs(40, 2)[0], seed=0, device=CPU)
-
-
-def heads(count: int) -> ImageSet:
-    rng = np.random.default_rng(3)
-    row, column = np.mgrid[:32, :32]
-    inside = np.hypot(row - 16, column - 16) < 12
-    pixels = np.clip(inside * (48 + rng.normal(0, 2, (count, 8, 32, 32))), 0, 127).astype(np.uint8)
-    keys = tuple(str(number) for number in range(count))
-    return ImageSet(pixels, keys, keys)
 
 
 def test_it_finds_what_it_was_never_shown_and_says_where() -> None:
@@ -113,20 +105,12 @@ def test_brightness_and_contrast_do_not_reach_the_network() -> None:
     assert torch.allclose(first, second, atol=1e-2)
 
 
-def test_slices_are_seen_with_their_neighbours_and_scored_by_the_strongest() -> None:
-    volume = heads(1).pixels[0]
-    stack = with_neighbours(planes(volume, BRAIN, CPU), BRAIN)
+def test_slices_are_seen_with_their_neighbours() -> None:
+    stack = with_neighbours(planes(a_head(0, (8, 32, 32)), BRAIN, CPU), BRAIN)
     assert stack.shape == (8, 3, 32, 32)
     assert torch.equal(stack[3, 0], stack[2, 1])
     assert torch.equal(stack[0, 0], stack[0, 1])
-    assert standardised(stack, BRAIN).max() <= 1
-    tensors = fit_local(LocalRecipe(spec=BRAIN, steps=2, pairs=2, set_weight=0), heads(3), heads(3), seed=0, device=CPU)
-    classifier = LocalClassifier(BRAIN, tensors, CPU)
-    assert classifier.maps(volume[None], (4, 8, 8)).shape == (1, 4, 8, 8)
-    logits, of_slices = classifier.outputs(volume)
-    highest, planted, _ = classifier.statistics(volume)
-    assert highest == pytest.approx(np.sort(logits.ravel())[-round(0.02 * logits.size) :].mean())
-    assert planted == pytest.approx(np.sort(of_slices[:, 0])[-2:].mean())
+    assert standardised(stack, BRAIN).max() == pytest.approx((114 - 10) / 80 * 2 - 1)
 
 
 def test_a_folded_network_is_the_network() -> None:
@@ -142,9 +126,9 @@ def test_a_folded_network_is_the_network() -> None:
     x = channels(planes(image, spec, CPU), spec, None)
     with torch.no_grad():
         logits, pooled = network(torch.cat([x, x.flip(-1)]))
-    found, of_image = LocalClassifier(spec, folded | statistic, CPU).outputs(image)
-    assert found[0] == pytest.approx((logits[0] + logits[1].flip(-1)).numpy() / 2, abs=1e-4)
-    assert of_image[0] == pytest.approx(pooled.mean(0).numpy(), abs=1e-4)
+    found, of_image = LocalClassifier(spec, folded | statistic, CPU).members(image)
+    assert found[0, 0] == pytest.approx((logits[0] + logits[1].flip(-1)).numpy() / 2, abs=1e-4)
+    assert of_image[0, 0] == pytest.approx(pooled.mean(0).numpy(), abs=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(64, 48), (8, 32, 32)])

@@ -16,6 +16,7 @@ from workers.flows.fused import FusedFlows, latent_quantities
 from workers.flows.glow import dequantise
 from workers.flows.posterior import Posterior, estimates, quantities
 from workers.flows.precision import DTYPES, Precision, require_precision
+from workers.flows.replay import fastest
 from workers.flows.transform import to_flow_grid
 from workers.flows.weights import load_flows
 
@@ -66,6 +67,7 @@ class Engine:
         self.classifiers = Classifiers.load(bundle, self.device)
         if precision != "float32":
             require_precision(bundle, self.device, precision)
+        self.run = fastest(self.flows)
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -92,7 +94,7 @@ class Engine:
             float64, (2, N, L): of the flow of normal images, then of the flow of all; nats, and |z|.
         """
         v = torch.from_numpy(grey).to(self.device).unsqueeze(1).to(torch.float32)
-        parts = self.flows.parts(dequantise(v, self.bundle.architecture.grey_levels))
+        parts = self.run(dequantise(v, self.bundle.architecture.grey_levels))
         return parts.log_density.cpu().numpy(), parts.largest_latent.cpu().numpy()
 
     def score(self, model_input: ModelInput) -> Score:

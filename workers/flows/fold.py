@@ -11,8 +11,9 @@ Everything is three-dimensional here: an image is a volume of one slice, and its
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ Border = tuple[tuple[bool, bool], ...]
 """For each axis: is there no neighbour below, is there none above."""
 ENDS = (0, -1)
 """Sites of a row whose share of the padding is a column of conv1; most border sites are of these two kinds."""
+_INNER = ("conv1", "conv2", "conv3", "edge1")
 _INSIDE = (False, False)
 _LOW, _HIGH = (True, False), (False, True)
 
@@ -119,48 +121,25 @@ def fold_level(levels: Sequence[Level], size: Sequence[int], dtype: torch.dtype,
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     steps, constant = [], torch.zeros(len(levels), dtype=torch.float64)
     for group in zip(*(level.steps for level in levels), strict=True):
-        folded = [_fold_step(step, grid, kernel) for step in group if isinstance(step, Step)]
-        constant += math.prod(size) * torch.stack([found.ladj for found in folded])
-
-        def stacked(read: Callable[[_Folded], Tensor], kind: torch.dtype, folded: list[_Folded] = folded) -> Tensor:
-            return torch.stack([read(found) for found in folded]).to(device, kind).contiguous()
-
-        def edges(
-            read: Callable[[_Folded], dict[Border, Tensor]], kind: torch.dtype, folded: list[_Folded] = folded
-        ) -> dict[Border, Tensor]:
-            return {
-                border: torch.stack([read(found)[border] for found in folded]).to(device, kind)
-                for border in read(folded[0])
-            }
-
-        steps.append(
-            FoldedStep(
-                mix=stacked(lambda found: found.mix, exact),
-                shift=stacked(lambda found: found.shift, exact),
-                conv1=stacked(lambda found: found.conv1, dtype),
-                conv2=stacked(lambda found: found.conv2, dtype),
-                conv3=stacked(lambda found: found.conv3, dtype),
-                bias3=stacked(lambda found: found.bias3, exact),
-                edge1=edges(lambda found: found.edge1, dtype),
-                edge3=edges(lambda found: found.edge3, exact),
-            )
-        )
+        folded, ladjs = zip(*(_fold_step(step, grid, kernel) for step in group if isinstance(step, Step)), strict=True)
+        constant += math.prod(size) * torch.stack(ladjs)
+        steps.append(_side_by_side(folded, dtype, exact, device))
     return FoldedLevel(tuple(steps), constant.to(device), (grid[0], grid[1], grid[2]), kernel)
 
 
-@dataclass(frozen=True)
-class _Folded:
-    """One flow's step in float64, and its constant log-determinant per site."""
-
-    mix: Tensor
-    shift: Tensor
-    conv1: Tensor
-    conv2: Tensor
-    conv3: Tensor
-    bias3: Tensor
-    edge1: dict[Border, Tensor]
-    edge3: dict[Border, Tensor]
-    ladj: Tensor
+def _side_by_side(
+    group: Sequence[FoldedStep], dtype: torch.dtype, exact: torch.dtype, device: torch.device
+) -> FoldedStep:
+    """Join the same step of several flows; the coupling net's inner parts become ``dtype``, the rest ``exact``."""
+    found: dict[str, Any] = {}
+    for name in (field.name for field in fields(FoldedStep)):
+        kind = dtype if name in _INNER else exact
+        parts = [getattr(step, name) for step in group]
+        if isinstance(parts[0], dict):
+            found[name] = {key: torch.cat([part[key] for part in parts]).to(device, kind) for key in parts[0]}
+        else:
+            found[name] = torch.cat(parts).to(device, kind).contiguous()
+    return FoldedStep(**found)
 
 
 def _actnorm(norm: ActNorm) -> tuple[Tensor, Tensor]:
@@ -176,7 +155,8 @@ def _kernel(layer: EdgeConvolution, kernel: tuple[int, int, int]) -> tuple[Tenso
 
 
 @torch.no_grad()
-def _fold_step(step: Step, size: tuple[int, ...], kernel: tuple[int, int, int]) -> _Folded:
+def _fold_step(step: Step, size: tuple[int, ...], kernel: tuple[int, int, int]) -> tuple[FoldedStep, Tensor]:
+    """Return one flow's step in float64, and its constant log-determinant per site, nats."""
     bias, scale = _actnorm(step.actnorm)
     rotation = step.convolution.weight().double().cpu()
     net = step.coupling.net
@@ -199,17 +179,19 @@ def _fold_step(step: Step, size: tuple[int, ...], kernel: tuple[int, int, int]) 
             along_x = sum((end for end, there in zip(ends, border[2], strict=True) if there), torch.zeros(()))
             if border[:2] != (_INSIDE, _INSIDE) or all(border[2]):
                 beyond[border] = (vector - along_x) * scale1
-    return _Folded(
-        mix=rotation * scale,
-        shift=(rotation @ (scale * bias)).view(-1, 1),
-        conv1=conv1 * scale1.view(-1, 1),
-        conv2=torch.cat([net.conv2.detach().double().cpu().flatten(1), bias2.view(-1, 1)], 1) * scale2.view(-1, 1),
-        conv3=taps_first,
-        bias3=(net.bias.detach().double().cpu()[order] * scale3).view(-1, 1),
-        edge1=beyond,
-        edge3={} if edge3 is None else _border_vectors(edge3[order] * scale3.view(-1, 1, 1, 1), size),
-        ladj=ladj + step.convolution.ladj_per_site().detach().cpu(),
+    conv2 = torch.cat([net.conv2.detach().double().cpu().flatten(1), bias2.view(-1, 1)], 1) * scale2.view(-1, 1)
+    behind = {} if edge3 is None else _border_vectors(edge3[order] * scale3.view(-1, 1, 1, 1), size)
+    folded = FoldedStep(
+        mix=(rotation * scale)[None],
+        shift=(rotation @ (scale * bias)).view(1, -1, 1),
+        conv1=(conv1 * scale1.view(-1, 1))[None],
+        conv2=conv2[None],
+        conv3=taps_first[None],
+        bias3=(net.bias.detach().double().cpu()[order] * scale3).view(1, -1, 1),
+        edge1={border: vector[None] for border, vector in beyond.items()},
+        edge3={border: vector[None] for border, vector in behind.items()},
     )
+    return folded, ladj + step.convolution.ladj_per_site().detach().cpu()
 
 
 def _border_vectors(weight: Tensor, size: tuple[int, ...]) -> dict[Border, Tensor]:

@@ -15,11 +15,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate, linear, pad, relu
+from torch.nn.functional import adaptive_max_pool3d, conv2d, interpolate, linear, pad, relu
 
 from triage.bundles import LOCAL, Bundle
 from triage.errors import BundleError
 from triage.manifest import Local
+from workers.flows.intracranial import inside_skull
+from workers.flows.local_volume import NOTHING, Reading, SliceStandard
 
 Maps = npt.NDArray[np.float64]
 Grey = npt.NDArray[np.uint8]
@@ -90,8 +92,8 @@ def pyramid(x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
     return up, torch.cat([deep.mean((2, 3)), deep.amax((2, 3))], 1)
 
 
-def planes(pixels: Grey, spec: Local, device: torch.device) -> Tensor:
-    """Return the slices of one image, uint8 (H, W) or (D, H, W), at the network's size: float32, (D, 1, h, w)."""
+def planes(pixels: Grey | npt.NDArray[np.float32], spec: Local, device: torch.device) -> Tensor:
+    """Return the slices of one image, (H, W) or (D, H, W), at the network's size: float32, (D, 1, h, w)."""
     slices = torch.from_numpy(np.ascontiguousarray(pixels)).to(device, torch.float32)
     slices = slices[None] if pixels.ndim == 2 else slices
     return interpolate(slices.unsqueeze(1), spec.size, mode="area")
@@ -184,6 +186,7 @@ class LocalClassifier:
         self.centre, self.scale = (
             tensors[f"statistic.{name}"].cpu().numpy().astype(np.float64) for name in ("centre", "scale")
         )
+        self.slices = SliceStandard.from_tensors(tensors)  # None: a radiograph's
         self.weights = {
             name: tensors[name].to(device, torch.float32).contiguous()
             for name in shapes(spec)
@@ -210,8 +213,10 @@ class LocalClassifier:
             tensors = load_file(bundle.folder / LOCAL)
         except (OSError, SafetensorError) as exc:
             raise BundleError(problem, remedy="get the bundle again") from exc
+        size, expected = bundle.preprocessing.size, shapes(spec)
+        expected |= SliceStandard.shapes(spec, size[0]) if len(size) == 3 else {}
         if (
-            {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes(spec)
+            {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected
             or not all(t.is_floating_point() and bool(torch.isfinite(t).all()) for t in tensors.values())
             or not all(bool((tensors[name] > 0).all()) for name in _POSITIVE & tensors.keys())
         ):
@@ -224,40 +229,54 @@ class LocalClassifier:
 
     def statistics(self, pixels: Grey) -> Maps:
         """Return the three statistics of one image, not standardised, float64, (3,)."""
-        logits, heads = self.outputs(pixels)
-        flat = np.sort(logits.ravel())
-        highest = flat[-max(1, round(self.spec.top * flat.size)) :].mean()
-        slices = np.sort(heads, 0)[-self.spec.slices :].mean(0)
+        spec = self.spec
+        logits, heads = self.members(pixels)
+        if self.slices is not None:
+            by_slice = self.slices(Reading.of(logits, pixels, spec).by_slice(spec.top))
+            highest = np.sort(by_slice)[-spec.slices :].mean()
+        else:
+            flat = np.sort(logits.mean(0).ravel())
+            highest = flat[-max(1, round(spec.top * flat.size)) :].mean()
+        slices = np.sort(heads.mean(0), 0)[-spec.slices :].mean(0)
         return np.concatenate([[highest], slices])
 
     @torch.inference_mode()
-    def outputs(self, pixels: Grey) -> tuple[Maps, Maps]:
-        """Return the mean outputs of the networks on one image and on its mirror image.
+    def members(self, pixels: Grey) -> tuple[Maps, Maps]:
+        """Return the outputs of every network on one image, averaged with those on its mirror image.
 
         Returns
         -------
         logits, heads : numpy.ndarray
-            float64, (D, h, w) and (D, 2), D = 1 for a CXR: by place, and of whole slices.
+            float64, (M, D, h, w) and (M, D, 2), D = 1 for a CXR: by place, and of whole slices. Slices of a head
+            that show no brain are not looked at: `NOTHING`.
         """
+        seen = np.flatnonzero(inside_skull(pixels).any((1, 2))) if pixels.ndim == 3 else [0]
         stack = with_neighbours(planes(pixels, self.spec, self.device), self.spec)
-        logits, heads = [], []
-        for number in range(len(stack)):  # one slice at a time: no other changes its bits
+        size = [n // STRIDE for n in self.spec.size]
+        logits = torch.full((self.spec.members, len(stack), *size), NOTHING, dtype=torch.float64)
+        heads = torch.full((self.spec.members, len(stack), 2), NOTHING, dtype=torch.float64)
+        for number in seen:  # one slice at a time: no other changes its bits
             x = channels(stack[number : number + 1], self.spec, self.expected)
             both = torch.cat([x, x.flip(-1)])
             for member in range(self.spec.members):
                 here, head = self._network(both, f"{member}.")
-                logits.append((here[0] + here[1].flip(-1)).double() / 2)
-                heads.append(head.double().mean(0))
-        shape = (len(stack), self.spec.members)
-        maps = torch.stack(logits).view(*shape, *logits[0].shape[1:]).mean(1)
-        return maps.cpu().numpy(), torch.stack(heads).view(*shape, 2).mean(1).cpu().numpy()
+                logits[member, number] = (here[0] + here[1].flip(-1)).double().cpu() / 2
+                heads[member, number] = head.double().cpu().mean(0)
+        return logits.numpy(), heads.numpy()
 
     def maps(self, pixels: Grey, size: Sequence[int]) -> Maps:
-        """Return the logits by place of images, (N, …) on the bundle's grid, on a grid of ``size``: float64."""
+        """Return the logits by place of images, (N, …) on the bundle's grid, on a grid of ``size``: float64.
+
+        Those of a head CT are standardised slice by slice, and the highest of what a coarser place covers.
+        """
         found = []
         for image in pixels:
-            logits = torch.from_numpy(self.outputs(image)[0]).unsqueeze(0)  # (1, D, h, w)
-            whole = interpolate(logits.unsqueeze(0) if len(size) == 3 else logits, tuple(size), mode="area")
+            logits = self.members(image)[0]
+            if self.slices is not None:
+                fine = Reading.of(logits, image, self.spec).standardised(self.slices, self.spec.extent)
+                whole = adaptive_max_pool3d(torch.from_numpy(fine).unsqueeze(0), tuple(size))
+            else:
+                whole = interpolate(torch.from_numpy(logits.mean(0)).unsqueeze(0), tuple(size), mode="area")
             found.append(whole.reshape(tuple(size)).numpy())
         return np.stack(found) if found else np.empty((0, *size))
 

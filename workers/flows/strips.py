@@ -155,6 +155,11 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
+def scratch_buffers() -> tuple[Tensor, ...]:
+    """Return this thread's buffers, for whoever must keep them where they are."""
+    return tuple(_scratch.flat.values())
+
+
 def _at(maps: Tensor, place: Iterable[slice]) -> Tensor:
     """Return a view of part of (…, D, H, W)."""
     index: tuple[EllipsisType | slice, ...] = (..., *place)

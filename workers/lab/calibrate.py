@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.linear_model import LogisticRegression
 
-from triage.calibration import COMBINED, FLOWS, Calibration, OperatingPoint, Probability, Term
-from triage.errors import ConfigurationError
+from triage.calibration import COMBINED, FLOWS, Calibration, OperatingPoint, Term
 from workers.flows.classifiers import Classifiers
 from workers.flows.fused import FusedFlows, latent_quantities
 from workers.flows.glow import dequantise
@@ -19,8 +17,6 @@ from workers.lab.image_set import ImageSet, Pixels
 from workers.lab.presets import Preset
 
 FLAG_RATES = (0.05, 0.1, 0.2)
-SENSITIVITIES = (0.8, 0.9, 0.95)
-LEAST_LABELS = 50
 _BATCH = 32
 
 Numbers = npt.NDArray[np.float64]
@@ -108,59 +104,12 @@ def calibrate(
             "normal_reference": tuple(normal_reference),
         }
     )
-    points = tuple(_point(found, "flag_rate", rate, float(np.quantile(reference, 1 - rate))) for rate in FLAG_RATES)
+    points = tuple(point_at(found, "flag_rate", rate, float(np.quantile(reference, 1 - rate))) for rate in FLAG_RATES)
     return Calibration.model_validate(found.model_copy(update={"operating_points": points}).model_dump())
 
 
-def with_labels(
-    calibration: Calibration, combined: Numbers, abnormal: npt.NDArray[np.bool_], *, prevalence: float
-) -> Calibration:
-    """Add what labels allow: Platt's probability, corrected for the prevalence, and thresholds by sensitivity.
-
-    Parameters
-    ----------
-    calibration : Calibration
-        Made without labels.
-    combined : numpy.ndarray
-        The combined statistic of labelled cases that no estimator was trained on, (N,).
-    abnormal : numpy.ndarray
-        Their labels, bool, (N,).
-    prevalence : float
-        The share of abnormal studies where the bundle will be used.
-
-    Raises
-    ------
-    ConfigurationError
-        If there are fewer than 50 cases of either kind.
-    """
-    count = int(abnormal.sum()), int((~abnormal).sum())
-    if min(count) < LEAST_LABELS:
-        raise ConfigurationError(
-            f"{count[0]} abnormal and {count[1]} normal labels are too few for probabilities",
-            remedy=f"bring {LEAST_LABELS} of either, or calibrate without labels",
-        )
-    spread = float(combined.std()) or 1.0
-    model = LogisticRegression(C=1e4).fit(combined[:, None] / spread, abnormal)
-    slope = float(model.coef_[0, 0]) / spread
-    share = count[0] / len(abnormal)
-    probability = Probability(
-        slope=max(slope, 0.0),
-        intercept=float(model.intercept_[0]) if slope > 0 else math.log(share / (1 - share)),
-        prevalence=share,
-        assumed=prevalence,
-        normal=count[1],
-        abnormal=count[0],
-    )
-    # "lower": at least the target is flagged, never one case less.
-    points = [
-        _point(calibration, "sensitivity", s, float(np.quantile(combined[abnormal], 1 - s, method="lower")))
-        for s in SENSITIVITIES
-    ]
-    kept = [point for point in calibration.operating_points if point.kind == "flag_rate"]
-    return calibration.model_copy(update={"probability": probability, "operating_points": (*kept, *points)})
-
-
-def _point(calibration: Calibration, kind: str, target: float, threshold: float) -> OperatingPoint:
+def point_at(calibration: Calibration, kind: str, target: float, threshold: float) -> OperatingPoint:
+    """Return the operating point at a threshold of the combined statistic."""
     percentile = calibration.percentile(threshold)
     return OperatingPoint.model_validate(
         {"kind": kind, "target": target, "threshold": threshold, "percentile": percentile}

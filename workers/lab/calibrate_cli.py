@@ -1,7 +1,7 @@
 """`triage-node models calibrate`: a bundle's numbers against a site's own images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -38,6 +38,13 @@ def calibrate(  # noqa: PLR0917 - Typer's options
             min=0.0001, max=0.9999, help="Share of abnormal images where the bundle is used. Default: as in the labels."
         ),
     ] = None,
+    probability: Annotated[
+        Literal["platt", "isotonic"],
+        typer.Option(
+            help="How labels become probabilities: a logistic curve, or any curve that never falls (200 normal and "
+            "200 others at least)."
+        ),
+    ] = "platt",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Make a bundle whose percentiles, p-values and probabilities are about this site.
@@ -45,14 +52,16 @@ def calibrate(  # noqa: PLR0917 - Typer's options
     The weights stay as they are; the reference is replaced by this site's unlabelled images and frozen. Choose images
     that came in one after the other, none of them selected; the bundle must not have been trained on them. Where
     reported normals are given, every result also gets a conformal p-value: among normal images, p is below 5 % in at
-    most 5 % of cases. Where labels are given, results also get a probability (Platt's calibration, prior corrected).
+    most 5 % of cases. Where labels are given, results also get a probability, corrected for the prevalence.
     """
     from workers.lab.find import open_bundle
     from workers.lab.progress import counting
     from workers.lab.recalibrate import Site, recalibrate
 
     configure_logging()
-    site = Site.find(open_bundle(ctx, bundle), reference, normal or [], labels, prevalence)
+    site = Site.find(
+        open_bundle(ctx, bundle), reference, normal or [], labels, prevalence=prevalence, method=probability
+    )
     with counting("scoring", site.images) as advance:
         made, notes = recalibrate(site, out, device=device, advance=advance)
     for note in notes:

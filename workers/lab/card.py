@@ -62,11 +62,16 @@ def _third(manifest: Manifest) -> str:
     spec = manifest.local
     if spec is None:
         return ""
+    planted = (
+        "opacities were among these, so its figures on other planted opacities are partly circular."
+        if manifest.modality == "CXR"
+        else "these were artificial blood within the skull. Each slice is compared with the same slice of normal heads "
+        "that the network wasn't trained on; nothing outside the skull counts."
+    )
     return (
         f"A third estimator, the local classifier, is {spec.members} small network(s) that mark at every place of an "
         "image (or slice) what looks planted into a normal one. They were trained on normal and unlabelled images, "
-        "half of them with artificial abnormalities; opacities were among these, so its figures on other planted "
-        "opacities are partly circular. No label of a disease was used.\n"
+        f"half of them with artificial abnormalities; {planted} No label of a disease was used.\n"
     )
 
 

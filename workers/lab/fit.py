@@ -166,6 +166,7 @@ class Stage:
         self.steps = schedule.epochs * self.steps_per_epoch
         self.trainable = self._freeze()
         self.average = deepcopy(flow).requires_grad_(False)
+        flow.use_checkpointing(schedule.checkpointing)
         self.optimiser = torch.optim.Adam(self.trainable, lr=schedule.learning_rate)
         self.state = _State()
 

@@ -30,8 +30,8 @@ from workers.flows.local_classifier import (
     planes,
     pyramid,
     standardised,
-    with_neighbours,
 )
+from workers.lab.heads import Heads, folds, slice_standard, without
 from workers.lab.image_set import ImageSet, Pixels
 from workers.lab.planted import with_place
 from workers.lab.presets import LocalRecipe
@@ -123,32 +123,22 @@ class _Hosts:
         self.recipe, self.rng = recipe, rng
         self.sets = [[_small(image, recipe) for image in images.pixels] for images in (normal, mixture)]
 
-    def draw(self) -> _Pairs:
+    def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rng, recipe = self.rng, self.recipe
-        sides = rng.uniform(size=recipe.pairs) < 0.5
+        sides = rng.uniform(size=count) < 0.5
         rows: tuple[list[Tensor], ...] = ([], [], [])
         for side in sides:
             images = self.sets[int(side)]
             image = images[rng.integers(len(images))]
             made, place = with_place(image, rng, faint=recipe.faint, plain=recipe.plain)
-            number = 0
-            if image.ndim == 3:
-                hit = np.flatnonzero(place.any((1, 2)))
-                number = int(rng.choice(hit) if len(hit) else rng.integers(len(image)))
             for found, values in zip(rows, (image, made, place), strict=True):
-                found.append(self._slice(values, number, with_all=values is not place))
+                found.append(torch.from_numpy(values.astype(np.float32)).unsqueeze(0))
         clean, planted, place_of = (torch.stack(found) for found in rows)
-        return _Pairs(clean, planted, place_of, torch.from_numpy(sides).float())
-
-    def _slice(self, values: npt.NDArray[np.float32], number: int, *, with_all: bool) -> Tensor:
-        slices = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-        slices = slices.view(-1, 1, *slices.shape[-2:])
-        return with_neighbours(slices, self.recipe.spec)[number] if with_all else slices[number]
+        return clean, planted, place_of, torch.from_numpy(sides).float()
 
 
 def _small(pixels: Pixels, recipe: LocalRecipe) -> npt.NDArray[np.float32]:
-    slices = planes(pixels, recipe.spec, torch.device("cpu"))[:, 0].numpy()
-    small: npt.NDArray[np.float32] = slices[0] if pixels.ndim == 2 else slices
+    small: npt.NDArray[np.float32] = planes(pixels, recipe.spec, torch.device("cpu"))[0, 0].numpy()
     return small
 
 
@@ -176,18 +166,21 @@ def fit_local(
     report : callable
         Gets how many steps were made, and of how many.
     """
+    recipe = recipe.model_copy(update={"steps": _steps(recipe, normal, mixture)})
     spec = recipe.spec
     expected = _expected(recipe, normal) if spec.components else None
     tensors: dict[str, Tensor] = {}
     if expected is not None:
         kept = vars(expected) | {"basis": expected.basis.half()}
         tensors = {f"expected.{name}": tensor.contiguous() for name, tensor in kept.items()}
+    volumes = normal.pixels.ndim == 4
+    left_out = folds(normal, mixture, spec) if volumes else {}
     for member in range(spec.members):
         started = member * recipe.steps
         network = _trained(
             recipe,
-            normal,
-            mixture,
+            without(normal, member, left_out),
+            without(mixture, member, left_out),
             expected,
             seed=seed * spec.members + member,
             device=device,
@@ -195,12 +188,20 @@ def fit_local(
         )
         tensors |= {f"{member}.{name}": tensor for name, tensor in network.folded().items()}
     plain = {"statistic.centre": torch.zeros(3, dtype=torch.float64), "statistic.scale": torch.ones(3).double()}
+    if volumes:
+        return tensors | plain | slice_standard(spec, tensors | plain, normal, left_out, device).tensors()
     measure = LocalClassifier(spec, tensors | plain, device)
     found = np.stack([measure.statistics(image) for image in normal.pixels[:_NORMALS]])
     return tensors | {
         "statistic.centre": torch.from_numpy(found.mean(0)),
         "statistic.scale": torch.from_numpy(np.maximum(found.std(0), 1e-6)),
     }
+
+
+def _steps(recipe: LocalRecipe, normal: ImageSet, mixture: ImageSet) -> int:
+    pixels = ImageSet.union([normal, mixture]).pixels
+    slices = len(pixels) * (pixels.shape[1] if pixels.ndim == 4 else 1)
+    return max(1, min(recipe.steps, recipe.passes * slices // recipe.pairs))
 
 
 def _trained(
@@ -213,7 +214,7 @@ def _trained(
     device: torch.device,
     report: Callable[[int], None],
 ) -> Network:
-    hosts = _Hosts(recipe, normal, mixture, np.random.default_rng(seed))
+    hosts = (Heads if normal.pixels.ndim == 4 else _Hosts)(recipe, normal, mixture, np.random.default_rng(seed))
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -223,7 +224,7 @@ def _trained(
         for step in range(recipe.steps):
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
-            loss = _loss(network, _seen(hosts.draw(), recipe, expected, generator), recipe, device)
+            loss = _loss(network, _seen(_Pairs(*hosts.draw(recipe.pairs)), recipe, expected, generator), recipe, device)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), _CLIP)
@@ -288,7 +289,7 @@ def recoloured(images: Tensor, recipe: LocalRecipe, generator: torch.Generator) 
         shade = draw(-0.1, 0.1) * x + draw(-0.1, 0.1) * y + draw(-0.1, 0.1) * (x.square() + y.square())
         images, noise = images * (1 + s * shade), 0.02
     else:  # a CT's grey values are Hounsfield units, no matter of taste
-        images, noise = images * (1 + s * draw(-0.03, 0.03)) + s * draw(-1.5, 1.5), 2.0
+        images, noise = images * (1 + s * draw(-0.05, 0.05)) + s * draw(-3, 3), 2.0
     sigma = float(torch.rand(1, generator=generator)) * 0.7 + 0.4
     soft = blurred(images.flatten(0, 1).unsqueeze(1), sigma).view(images.shape)
     images = images + s * draw(-0.8, 1.0) * (soft - images)

@@ -17,7 +17,7 @@ from workers.lab.image_set import ImageSet
 log = structlog.get_logger(__name__)
 
 #: By modality, what measured best (``python -m tests.bench.localisation``), with a local classifier and without.
-LOCAL_METHODS = {"CXR": Method("local")}
+LOCAL_METHODS = {"CXR": Method("local"), "BCT": Method("local")}
 METHODS = {"CXR": Method("difference", 1.0), "BCT": Method("gradient")}
 #: Fewer normals have no spread to speak of: then there are no maps.
 MIN_NORMALS = 8
@@ -54,7 +54,10 @@ def make_mapper(
     """
     if len(normals) < MIN_NORMALS:
         return None
-    pixels, expected = normals.pixels, None
+    size, pixels, expected = bundle.architecture.size, normals.pixels, None
+    if method.kind == "local" and len(size) == 3:
+        # Standardised already, slice by slice, by heads that the networks didn't see: few would be left for places.
+        return Mapper(bundle, posterior, method, Standard(np.zeros(size), np.ones(size)), classifiers=classifiers)
     if method.kind == "difference":
         # What is expected and how far normals are from it must come from different images.
         half = len(pixels) // 2

@@ -126,9 +126,17 @@ def _rsna_sets(folder: Path, recipe: Preset, group: Group) -> _Sets:
 
 def _probe(sets: _Sets, seed: int, strict: bool, group: Group) -> Acquisition | None:
     """Look at the sets before training on them; only the process that leads does."""
-    if not group.leads:
-        return None
-    normal, mixture = sets.raw()
+    return look(*sets.raw(), seed=seed, strict=strict) if group.leads else None
+
+
+def look(normal: list[Raw], mixture: list[Raw], *, seed: int, strict: bool = False) -> Acquisition:
+    """Run the acquisition probe with a progress bar and say what it found.
+
+    Raises
+    ------
+    ConfigurationError
+        If ``strict`` and the sets can be told apart by what isn't medicine.
+    """
     with counting("probing", probed(normal, mixture, seed=seed)) as advance:
         found = probe(normal, mixture, seed=seed, advance=advance)
     if found.suspicious and strict:

@@ -66,8 +66,8 @@ class Acquisition:
 
     @property
     def suspicious(self) -> bool:
-        """Whether training would learn the machine: an AUC above 0.6 that can't be chance."""
-        return self.auc is not None and self.auc > LIMIT and self.ci95 is not None and self.ci95[0] > 0.5
+        """Whether training would learn the machine: an AUC above 0.6, chance or not."""
+        return self.auc is not None and self.auc > LIMIT
 
     def __str__(self) -> str:
         if self.auc is None or self.ci95 is None:
@@ -79,9 +79,12 @@ class Acquisition:
             f"{self.images_mixture} mixture images, {self.shared} shared ones left out"
             f"{'; ' + self.note if self.note else ''})"
         )
-        if self.suspicious:
-            return f"{found}. The flows would learn the machine, not the disease. What tells: {', '.join(self.tells)}"
-        return f"{found}: {'no more than chance explains' if self.auc > LIMIT else 'the sets match'}"
+        if not self.suspicious:
+            return f"{found}: the sets match"
+        chance = " (that may be chance: more images would tell)" if self.ci95[0] <= 0.5 else ""
+        return (
+            f"{found}. The flows would learn the machine, not the disease{chance}. What tells: {', '.join(self.tells)}"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-able builtins."""

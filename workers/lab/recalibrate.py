@@ -10,17 +10,18 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from triage.bundles import SUMS, Bundle, write_bundle
-from triage.calibration import COMBINED, Calibration, OperatingPoint
+from triage.calibration import COMBINED, Calibration
 from triage.errors import ConfigurationError, NotScoredError
 from workers.flows.estimators import BundleEstimators
 from workers.flows.fused import latent_quantities
 from workers.flows.posterior import coarse, quantities
 from workers.flows.transform import to_flow_grid
-from workers.lab.calibrate import FLAG_RATES, LEAST_LABELS, with_labels
+from workers.lab.calibrate import FLAG_RATES, point_at
 from workers.lab.evaluation.bootstrap import Scores
 from workers.lab.evaluation.cases import Case, find_cases
 from workers.lab.evaluation.labels import match, read_labels
 from workers.lab.image_set import Pixels
+from workers.lab.probabilities import Method, least_labels, with_labels
 
 LEAST, ENOUGH = 30, 200
 MARGIN = 0.4
@@ -44,6 +45,8 @@ class Site:
         Key to whether the image is abnormal.
     prevalence : float or None
         Share of abnormal images where the bundle is used.
+    method : str
+        How labels become probabilities; see `workers.lab.probabilities.with_labels`.
     """
 
     bundle: Bundle
@@ -52,6 +55,7 @@ class Site:
     normal: frozenset[str]
     labels: dict[str, bool]
     prevalence: float | None
+    method: Method = "platt"
 
     @property
     def images(self) -> int:
@@ -64,8 +68,10 @@ class Site:
         bundle: Bundle,
         reference: Sequence[str],
         normal: Sequence[str],
-        labels: Path | None,
-        prevalence: float | None,
+        labels: Path | None = None,
+        *,
+        prevalence: float | None = None,
+        method: Method = "platt",
     ) -> Self:
         """Look up the images that options name.
 
@@ -92,7 +98,7 @@ class Site:
             place = {id(case): key for key, case in cases.items()}
             matched = match(read_labels(labels), every, Path(reference[0].partition("?")[0]))
             known = {place[id(image.case)]: not image.normal for image in matched.images}
-        return cls(bundle, cases, keys[0], keys[1], known, prevalence)
+        return cls(bundle, cases, keys[0], keys[1], known, prevalence, method)
 
 
 def _key(source: str, case: Case) -> str:
@@ -153,9 +159,7 @@ def recalibrate(
         }
     )
     points = tuple(
-        OperatingPoint(kind="flag_rate", target=rate, threshold=cut, percentile=new.percentile(cut))
-        for rate in FLAG_RATES
-        for cut in [float(np.quantile(combined[reference], 1 - rate))]
+        point_at(new, "flag_rate", rate, float(np.quantile(combined[reference], 1 - rate))) for rate in FLAG_RATES
     )
     new = _with_labels(site, measured, kept, new.model_copy(update={"operating_points": points}))
     notes = _notes(site, measured, new, far)
@@ -263,10 +267,11 @@ def _with_labels(site: Site, measured: _Measured, kept: Sequence[bool], calibrat
     if not site.labels:
         return calibration
     normal, abnormal = _labelled(site, measured, kept)
-    if min(len(normal), len(abnormal)) < LEAST_LABELS:
+    least = least_labels(site.method)
+    if min(len(normal), len(abnormal)) < least:
         raise ConfigurationError(
-            f"{len(normal)} normal and {len(abnormal)} other labelled images have a score: probabilities need "
-            f"{LEAST_LABELS} of either",
+            f"{len(normal)} normal and {len(abnormal)} other labelled images have a score: probabilities "
+            f"({site.method}) need {least} of either",
             remedy="label more images, or leave out --labels",
         )
     values, truth = np.r_[normal, abnormal], np.r_[np.zeros(len(normal), bool), np.ones(len(abnormal), bool)]
@@ -275,7 +280,8 @@ def _with_labels(site: Site, measured: _Measured, kept: Sequence[bool], calibrat
             "by these labels higher scores are more often normal: this bundle doesn't work on these images",
             remedy="check the labels, and run triage-node evaluate on them",
         )
-    return with_labels(calibration, values, truth, prevalence=site.prevalence or float(truth.mean()))
+    prevalence = site.prevalence or float(truth.mean())
+    return with_labels(calibration, values, truth, prevalence=prevalence, method=site.method)
 
 
 def _notes(site: Site, measured: _Measured, new: Calibration, far: int) -> list[str]:

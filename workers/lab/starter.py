@@ -19,7 +19,9 @@ from workers.lab.auc import auc
 from workers.lab.calibrate import Measurer, estimate
 from workers.lab.image_set import ImageSet
 from workers.lab.images import load
+from workers.lab.order import look
 from workers.lab.presets import find_preset
+from workers.lab.probe import raw_images
 from workers.lab.progress import show_progress
 from workers.lab.train import Run, train
 
@@ -123,15 +125,22 @@ def make(recipe: Recipe, data: Path, out: Path, *, resume: bool = False) -> Bund
     def evaluate(measure: Measurer, calibration: Calibration) -> str:
         return evaluation_section(recipe, measure, calibration, test_normal, test_abnormal)
 
+    sets = {
+        sources: images(*sources).without_patients(frozenset(test.patients))
+        for sources in (recipe.normal, recipe.mixture)
+    }
+    raw = [raw_images([str(data / source) for source in sources], found) for sources, found in sets.items()]
+    probed = look(*raw, seed=0)
     run = Run(
         preset=preset,
-        normal=images(*recipe.normal),
-        mixture=images(*recipe.mixture),
+        normal=sets[recipe.normal],
+        mixture=sets[recipe.mixture],
         out=out,
         calibration=test if recipe.calibration_on_test else None,
         excluded=frozenset(test.patients),
         summary=recipe.summary,
         data=recipe.data,
+        acquisition_auc=round(probed.auc, 4) if probed.auc is not None else None,
     )
     with show_progress() as report:
         return train(run, report, resume=resume, evaluate=evaluate)

@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -225,15 +225,24 @@ class _Fitter:
 
     def start(self, images: Split) -> Glow:
         """Return the flow from which both start: initialised on all images, trained on them if the preset says so."""
-        run = self.run
-        flow = Glow(run.preset.architecture, seed=run.seed)
+        run, preset = self.run, self.run.preset
+        flow = Glow(preset.architecture, seed=run.seed)
+        coarse = [preset.architecture.model_copy(update={"grey_levels": n}) for n in preset.progression]
+        flow.architecture = coarse[0] if coarse and preset.base.epochs else preset.architecture
         order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(run.seed))
-        grey = run.grid(images.train.pixels[order[:INITIAL_IMAGES].numpy()])
-        flow.initialise(dequantise(torch.from_numpy(grey).unsqueeze(1).float(), run.preset.architecture.grey_levels))
+        grey = self._grid(flow)(images.train.pixels[order[:INITIAL_IMAGES].numpy()])
+        flow.initialise(dequantise(torch.from_numpy(grey).unsqueeze(1).float(), flow.architecture.grey_levels))
         flow.to(run.device)
-        if run.preset.base.epochs:
-            self("base", flow, images, run.preset.base)
+        if preset.base.epochs:
+            for architecture in coarse:
+                flow.architecture = architecture
+                self(f"base at {architecture.grey_levels} grey levels", flow, images, preset.base)
+            flow.architecture = preset.architecture
+            self("base", flow, images, preset.base)
         return flow
+
+    def _grid(self, flow: Glow) -> FlowGrid:
+        return replace(self.run.grid, architecture=flow.architecture)
 
     def __call__(self, name: str, flow: Glow, images: Split, schedule: Schedule) -> float:
         """Train ``flow`` in place; return its validation bits/dim."""
@@ -243,10 +252,10 @@ class _Fitter:
             flow=flow,
             train=images.train,
             valid=images.valid,
-            grid=run.grid,
+            grid=self._grid(flow),
             schedule=schedule,
             seed=run.seed,
-            checkpoint=run.checkpoints / f"{name}.checkpoint",
+            checkpoint=run.checkpoints / f"{name.replace(' ', '-')}.checkpoint",
             fingerprint=run.fingerprint,
         )
         if self.resume and stage.resume():

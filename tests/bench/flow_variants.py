@@ -1,0 +1,161 @@
+"""What makes the ratio of two flows better: variants of their training, and other sums of the same local ratios.
+
+``python -m tests.bench.flow_variants [--task adults] [--variant scratch] [--seeds 3] [--data DIR] [--json]``
+
+The tasks are those of `tests.bench.estimators`. Every variant trains a pair of flows; of each pair are told: -log
+p(x|normal), the plain ratio (the paper's), every level's ratio, the sum without the finest level, every place's ratio
+in standard deviations of normal images there (per-position weights) summed and by the mean of its highest twentieth,
+and the highest twentieth of the raw local ratios. Last comes the mean of all variants' standardised ratios (an
+ensemble). Means over seeds with 95 % intervals, as there. Minutes a variant and seed.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+
+from tests.bench.estimators import TASKS, Data, Task, Truth, summary
+from workers.flows.posterior import Posterior
+from workers.flows.relevance import Standard, raw_maps
+from workers.flows.weights import load_flows
+from workers.lab.fit import FlowGrid
+from workers.lab.image_set import Pixels
+from workers.lab.presets import Preset
+from workers.lab.train import Run, train
+
+Numbers = npt.NDArray[np.float64]
+HIGHEST = 0.05
+
+
+def _architecture(**changes: object) -> Callable[[Preset], Preset]:
+    return lambda preset: preset.model_copy(update={"architecture": preset.architecture.model_copy(update=changes)})
+
+
+def _frozen(levels: int) -> Callable[[Preset], Preset]:
+    """Share so many of the finest levels between the two flows."""
+    return lambda preset: preset.model_copy(
+        update={
+            "architecture": preset.architecture.model_copy(update={"shared_levels": levels}),
+            "flow": preset.flow.model_copy(update={"frozen_levels": levels}),
+        }
+    )
+
+
+def _scratch(preset: Preset) -> Preset:
+    """Train both flows from their initialisation, as the paper does, for as many epochs in all."""
+    epochs = preset.base.epochs + preset.flow.epochs
+    update = {"epochs": epochs, "frozen_levels": 0, "learning_rate": preset.base.learning_rate}
+    return _frozen(0)(preset).model_copy(
+        update={
+            "base": preset.base.model_copy(update={"epochs": 0}),
+            "flow": preset.flow.model_copy(update=update),
+        }
+    )
+
+
+def _half_as_fine(preset: Preset) -> Preset:
+    pool = (*preset.transform.pool[:-2], *(2 * n for n in preset.transform.pool[-2:]))
+    size = (*preset.architecture.size[:-2], *(n // 2 for n in preset.architecture.size[-2:]))
+    return preset.model_copy(
+        update={
+            "transform": preset.transform.model_copy(update={"pool": pool}),
+            "architecture": preset.architecture.model_copy(update={"size": size}),
+        }
+    )
+
+
+VARIANTS: dict[str, Callable[[Preset], Preset]] = {
+    "preset": lambda preset: preset,
+    "scratch": _scratch,
+    "warm, nothing shared": _frozen(0),
+    "two levels shared": _frozen(2),
+    "width by level": lambda preset: _architecture(widths=(16, 64, 128)[: preset.architecture.levels])(preset),
+    "not standardised": lambda preset: preset.model_copy(
+        update={"transform": preset.transform.model_copy(update={"standardise": False})}
+    ),
+    "half as fine": _half_as_fine,
+    "progressive grey levels": lambda preset: preset.model_copy(
+        update={"progression": (4, 12), "base": preset.base.model_copy(update={"epochs": preset.base.epochs // 3})}
+    ),
+}
+
+
+def statistics(posterior: Posterior, grid: FlowGrid, normal: Pixels, test: Pixels) -> dict[str, Numbers]:
+    """Return everything that is told of one pair, higher for the more abnormal, (N,) each."""
+    grey = grid(test)
+    one, other = posterior.level_parts(grey)
+    ratio = other - one
+    found = {"-log p(x|normal)": -one.sum(1), "plain ratio": ratio.sum(1)}
+    for level in range(ratio.shape[1]):
+        found[f"ratio of level {level + 1}"] = ratio[:, level]
+    found["ratio without level 1"] = ratio[:, 1:].sum(1)
+    maps, usual = (raw_maps("ratio", posterior, images) for images in (grey, grid(normal)))
+    standard = Standard.of(usual)(maps)
+    found["local ratios, standardised by place"] = standard.reshape(len(test), -1).mean(1)
+    for name, values in (("highest twentieth of local ratios", maps), ("the same, standardised by place", standard)):
+        flat = np.sort(values.reshape(len(test), -1), 1)
+        found[name] = flat[:, -max(1, round(HIGHEST * flat.shape[1])) :].mean(1)
+    return found
+
+
+def pair(task: Task, preset: Preset, seed: int) -> tuple[Posterior, FlowGrid]:
+    """Train a variant's two flows."""
+    preset = preset.model_copy(update={"classifier": None})
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(preset=preset, normal=task.normal, mixture=task.mixture, out=Path(folder) / "bundle", seed=seed)
+        bundle = train(run, lambda progress: None)
+        return Posterior(*load_flows(bundle, torch.device("cpu"))), run.grid
+
+
+def measure(
+    name: str, data: Data, variants: Mapping[str, Callable[[Preset], Preset]], seeds: int, console: Console
+) -> dict[str, dict[str, object]]:
+    """Return every variant's and statistic's summary on one task."""
+    runs: dict[str, list[tuple[Numbers, Truth]]] = {}
+    for seed in range(seeds):
+        task = TASKS[name](data, seed)
+        ratios = []
+        for variant, change in variants.items():
+            console.print(f"{name}, seed {seed}: {variant}", highlight=False)
+            posterior, grid = pair(task, change(task.preset), seed)
+            found = statistics(posterior, grid, task.normal.pixels, task.test)
+            ratios.append((found["plain ratio"] - found["plain ratio"].mean()) / found["plain ratio"].std())
+            for statistic, values in found.items():
+                runs.setdefault(f"{variant}: {statistic}", []).append((values, task.abnormal))
+        if len(ratios) > 1:
+            runs.setdefault("all variants: mean ratio", []).append((np.mean(ratios, 0), task.abnormal))
+    return {estimator: summary(rows) for estimator, rows in runs.items()}
+
+
+def main() -> None:
+    """Print a table, or with ``--json`` one object: task, estimator, figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=sorted(TASKS), action="append", help="default: adults")
+    parser.add_argument("--variant", choices=list(VARIANTS), action="append", help="default: all")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    console, data = Console(stderr=True), Data(arguments.data)
+    wanted = {name: VARIANTS[name] for name in arguments.variant or VARIANTS}
+    everything = {}
+    for name in arguments.task or ("adults",):
+        everything[name] = measure(name, data, wanted, arguments.seeds, console)
+        if not arguments.json:
+            print(f"\n{name}")
+            for estimator, row in everything[name].items():
+                low, high = row["ci95"]
+                print(f"  {estimator:65} {row['auc']:.3f} [{low:.3f}, {high:.3f}]  seeds {row['seeds']}", flush=True)
+    if arguments.json:
+        print(json.dumps(everything, indent=2))
+
+
+if __name__ == "__main__":
+    main()

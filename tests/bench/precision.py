@@ -1,0 +1,116 @@
+"""How far float32 is from float64 in the log ratio at the paper's full depth and grid, on trained weights.
+
+    .venv/bin/python -m tests.bench.precision [--preset paper-cxr|paper-bct] [--width 32] [--minutes 9] [--json]
+
+A flow with the paper's grid, levels and depth, and narrow coupling nets so that minutes suffice, is trained on the
+images in ``../shared/data``; the second flow of the pair is that flow ten steps later. Then every image's log ratio is
+computed by the engine in float32 (float64 sums) and in float64. Random weights would be chaotic and say nothing. The
+gate that `models verify` asks of every bundle is 0.2 nat (`workers.flows.precision.GATE_NATS`).
+"""
+
+import argparse
+import json
+import math
+import time
+from copy import deepcopy
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from tests.support.peers import shared
+from workers.flows.fused import FusedFlows
+from workers.flows.glow import Glow, dequantise
+from workers.flows.precision import GATE_NATS
+from workers.lab.fit import shifted
+from workers.lab.images import load
+from workers.lab.presets import find_preset
+
+LEARNING_RATE, WARM_UP, CLIP = 2e-4, 50, 1.0
+APART = 10
+INITIAL = 32
+SOURCES = {"CXR": "dicom_cxr", "BCT": "bct_ctich.npz?hu=-20..100&spacing=0.15625*n_slices,1.56,1.56"}
+
+
+def pair(
+    preset_name: str, width: int, minutes: float, console: Console
+) -> tuple[list[Glow], np.ndarray, dict[str, float]]:
+    """Return a trained pair, the images that were kept from it, and how training went."""
+    preset = find_preset(preset_name)
+    architecture = preset.architecture.model_copy(update={"widths": (width,) * preset.architecture.levels})
+    images = load([str(shared("data") / SOURCES[preset.modality])], preset.preprocessing, preset.modality).pixels
+    kept, images = images[:8], images[8:]
+    rng = np.random.default_rng(0)
+
+    def batch(count: int, noise: bool) -> torch.Tensor:
+        some = shifted(images[rng.integers(len(images), size=count)], 8, rng)
+        u = torch.from_numpy(rng.uniform(size=(count, 1, *some.shape[1:]))).float() if noise else 0.5
+        return dequantise(torch.from_numpy(some).unsqueeze(1).float(), architecture.grey_levels, u)
+
+    flow = Glow(architecture)
+    flow.initialise(batch(INITIAL, noise=True))
+    flow.use_checkpointing()
+    optimiser = torch.optim.Adam(flow.parameters(), lr=LEARNING_RATE)
+    first: Glow | None = None
+    bits, step, steps, started = [], 0, math.inf, time.process_time()
+    while step < steps:
+        for group in optimiser.param_groups:
+            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP)
+        optimiser.zero_grad(set_to_none=True)
+        loss = -flow.log_prob(batch(1, noise=True)).mean() / architecture.dimensions / math.log(2)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(flow.parameters(), CLIP)
+        optimiser.step()
+        bits.append(float(loss.detach()))
+        step += 1
+        if step % 10 == 0:
+            console.print(f"{preset_name}: step {step}, {np.mean(bits[-10:]):.3f} bits/dim", highlight=False)
+        if first is None and time.process_time() - started > 60 * minutes:
+            first, steps = deepcopy(flow), step + APART
+    assert first is not None
+    trained = {"steps": step, "first_bits_per_dim": bits[0], "last_bits_per_dim": float(np.mean(bits[-10:]))}
+    return [one.requires_grad_(False).eval() for one in (first, flow)], kept, trained
+
+
+def errors(flows: list[Glow], images: np.ndarray) -> dict[str, float]:
+    """Return the largest and the root mean square error of the log ratio, and of one log density, nats."""
+    levels = flows[0].architecture.grey_levels
+    exact, single = FusedFlows(flows, dtype=torch.float64, shared_levels=0), FusedFlows(flows, shared_levels=0)
+    rows = []
+    for image in images:
+        x = dequantise(torch.from_numpy(image)[None, None].float(), levels)
+        true, found = (engine.parts(x).log_density.sum(2)[:, 0] for engine in (exact, single))
+        rows.append([float((found - true)[1] - (found - true)[0]), float((found - true)[0]), float(true[1] - true[0])])
+    ratio, density, true = np.array(rows).T
+    return {
+        "images": len(images),
+        "ratio_error_max_nats": float(np.abs(ratio).max()),
+        "ratio_error_rms_nats": float(np.sqrt((ratio**2).mean())),
+        "density_error_max_nats": float(np.abs(density).max()),
+        "ratio_mean_nats": float(true.mean()),
+        "gate_nats": GATE_NATS,
+    }
+
+
+def main() -> None:
+    """Train, compare, print; exit 1 if the gate isn't passed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=("paper-cxr", "paper-bct"), action="append", help="default: both")
+    parser.add_argument("--width", type=int, default=32, help="hidden channels of the coupling nets")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of training, each, of processor time")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    console, found = Console(stderr=True), {}
+    for name in arguments.preset or ("paper-cxr", "paper-bct"):
+        flows, images, trained = pair(name, arguments.width, arguments.minutes, console)
+        found[name] = {"width": arguments.width, **trained, **errors(flows, images)}
+        if not arguments.json:
+            print(name, *(f"  {key}: {value:.4g}" for key, value in found[name].items()), sep="\n", flush=True)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    if any(row["ratio_error_max_nats"] > GATE_NATS for row in found.values()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""From two sets to a bundle, in the small: the base flow's way through grey levels."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from triage.manifest import Architecture, InputTransform, Preprocessing
+from workers.flows.engine import Engine
+from workers.flows.glow import Glow
+from workers.lab.image_set import ImageSet
+from workers.lab.presets import Preset, Schedule
+from workers.lab.rigour import read_record
+from workers.lab.train import Run, train
+
+SCHEDULE = Schedule(epochs=2, batch=8, micro_batch=8, learning_rate=3e-3, warmup_steps=2)
+
+
+def small(progression: tuple[int, ...]) -> Preset:
+    return Preset(
+        name="small",
+        modality="CXR",
+        preprocessing=Preprocessing(size=(16, 16), grey_levels=256),
+        transform=InputTransform(pool=(2, 2), standardise=True),
+        architecture=Architecture(size=(8, 8), grey_levels=32, depth=2, widths=(8, 8), shared_levels=1),
+        base=SCHEDULE,
+        progression=progression,
+        flow=SCHEDULE.model_copy(update={"frozen_levels": 1}),
+        weights=(1.0, 1.0),
+    )
+
+
+def ramps(count: int, seed: int) -> ImageSet:
+    rng = np.random.default_rng(seed)
+    ramp = np.arange(16)[None, :, None] * rng.uniform(4, 10, (count, 1, 1)) + rng.uniform(0, 60, (count, 16, 16))
+    names = tuple(f"{seed}:{n}" for n in range(count))
+    return ImageSet(ramp.astype(np.uint8), names, names)
+
+
+def run(folder: Path, progression: tuple[int, ...]) -> Run:
+    return Run(preset=small(progression), normal=ramps(80, 0), mixture=ramps(80, 1), out=folder / "small")
+
+
+def test_a_base_flow_learns_few_grey_levels_before_many(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    seen: dict[str, list[float]] = {}
+    made = train(run(tmp_path, (2, 8)), lambda p: seen.setdefault(p.stage, []).append(p.valid_bpd))
+    assert list(seen) == ["base at 2 grey levels", "base at 8 grey levels", "base", "normal", "mixture"]
+    stages = [stage["name"] for stage in read_record(tmp_path / "small.record")["stages"]]
+    assert stages == list(seen)
+    # Fewer grey levels take fewer bits: the stages really saw what their names say.
+    bits = [values[-1] for values in seen.values()]
+    assert bits[0] < bits[1] < bits[2]
+    assert Engine(made, "cpu").flows.architecture.grey_levels == 32
+    plain = train(run(tmp_path / "plain", ()), lambda p: None)
+    assert plain.digest != made.digest
+    assert isinstance(Engine(made, "cpu").posterior.normal, Glow)
