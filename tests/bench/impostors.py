@@ -26,6 +26,7 @@ from tests.support.images import GRIDS
 from tests.support.peers import shared
 from triage.errors import NotScoredError
 from workers.images import Source, prepare
+from workers.images.bct import MIN_COVERAGE_MM
 from workers.images.cxr import cxr_tensor
 from workers.images.fit_gate import halves, of_heads
 from workers.images.gate_bct import check_head
@@ -64,6 +65,8 @@ def passes_chest(picture: Picture) -> bool:
 
 
 def passes_head(hu: Picture, between_mm: float = 5.0) -> bool:
+    if len(hu) * between_mm < MIN_COVERAGE_MM:
+        return False
     affine = np.column_stack([np.diag([1.56, 1.56, between_mm]), np.zeros(3)])
     values = np.clip(hu + HU_OFFSET, 0, TOP).astype(np.float32)
     volume = Volume(values=values, affine=affine, up=np.array([0.0, 0.0, 1.0]), class_shares=np.zeros(5))

@@ -40,6 +40,8 @@ HEAD_CM2 = (80.0, 420.0)
 MAX_TOP_SHARE = 0.75
 #: Sinuses, mouth and orbital fat lie in the lower third of a head: this deep under the skin the vault has neither.
 SKIN_PIXELS, MIN_CORE_PIXELS = 6, 150
+#: Between two slices a head's cross-section is nowhere smaller than this share of the smaller of the two.
+MIN_WAIST = 0.6
 #: Least correlation with the mean head, and by how much less it may correlate as it is than turned about.
 MIN_LIKENESS, MAX_LIKER_TURNED = 0.72, 0.0
 #: Neighbouring slices differ by at most this share of what slices twice as far apart do.
@@ -98,6 +100,9 @@ def check_head(volume: Volume, frame: HeadFrame) -> None:
         raise NotScoredError("a test pattern or phantom: what the skull holds has no structure")
     if float(areas[np.flatnonzero(areas)[-1]]) > MAX_TOP_SHARE * float(areas.max()):
         raise NotScoredError("the top of the head is not covered")
+    widest = np.minimum(np.maximum.accumulate(areas), np.maximum.accumulate(areas[::-1])[::-1])
+    if float((areas - MIN_WAIST * widest).min()) < 0:
+        raise NotScoredError("more than one head, or not a head")
     _check_upright(volume, frame)
     _check_order(volume)
     _check_likeness(volume, frame)
