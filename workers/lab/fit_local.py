@@ -49,6 +49,7 @@ _SOFT_MAXIMUM = math.log(10.0)
 _COVERED = 0.4
 _NORMALS = 300
 _LEAST_AWAY = 0.3
+_STANDING = 0.7  # how far patients stand from upright, as a share of the largest move
 
 
 class _Layer(nn.Module):
@@ -168,7 +169,7 @@ def fit_local(
     """
     recipe = recipe.model_copy(update={"steps": _steps(recipe, normal, mixture)})
     spec = recipe.spec
-    expected = _expected(recipe, normal) if spec.components else None
+    expected = _expected(recipe, normal, torch.Generator().manual_seed(seed)) if spec.components else None
     tensors: dict[str, Tensor] = {}
     if expected is not None:
         kept = vars(expected) | {"basis": expected.basis.half()}
@@ -251,9 +252,10 @@ class _Batch:
 
 def _seen(pairs: _Pairs, recipe: LocalRecipe, expected: Expected | None, generator: torch.Generator) -> _Batch:
     """Alter pairs and bring them into the network's channels."""
-    both = recoloured(torch.cat([pairs.clean, pairs.planted]), recipe, generator)
-    # What is expected is known of upright images: they are moved afterwards.
-    x, place = moved(channels(both, recipe.spec, expected), pairs.place, recipe.strength, generator)
+    both, place = recoloured(torch.cat([pairs.clean, pairs.planted]), recipe, generator), pairs.place
+    if expected is not None:  # what it doesn't expect of an image that is a little turned or aside means nothing
+        both, place = moved(both, place, _STANDING * recipe.strength, generator, mirrored=False)
+    x, place = moved(channels(both, recipe.spec, expected), place, recipe.strength, generator)
     covered = (functional.avg_pool2d(place, STRIDE)[:, 0] > _COVERED).float()
     return _Batch(x, covered, pairs.of_mixture)
 
@@ -298,8 +300,10 @@ def recoloured(images: Tensor, recipe: LocalRecipe, generator: torch.Generator) 
     return images + torch.cat([grain, grain]) * draw(0, noise * s)
 
 
-def moved(images: Tensor, place: Tensor, strength: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mirror half of the images; turn, zoom, stretch and shift them, the second N like the first.
+def moved(
+    images: Tensor, place: Tensor, strength: float, generator: torch.Generator, *, mirrored: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Turn, zoom, stretch and shift images, and mirror half of them, the second N like the first.
 
     ``place``, (N, 1, h, w), belongs to the second N and moves with them.
     """
@@ -308,7 +312,7 @@ def moved(images: Tensor, place: Tensor, strength: float, generator: torch.Gener
     def some(low: float, high: float) -> Tensor:
         return strength * _drawn(count, low, high, generator)
 
-    mirror = torch.where(_drawn(count, 0, 1, generator) < 0.5, -1.0, 1.0)
+    mirror = torch.where(_drawn(count, 0, 1, generator) < (0.5 if mirrored else 0), -1.0, 1.0)
     turn, zoom, stretch = some(-0.15, 0.15), torch.exp(some(-0.12, 0.12)), torch.exp(some(-0.06, 0.06))
     rows = [
         torch.stack([mirror * turn.cos() * zoom * stretch, -turn.sin() * zoom, some(-0.08, 0.08)], 1),
@@ -325,11 +329,16 @@ def _drawn(count: int, low: float, high: float, generator: torch.Generator) -> T
     return torch.cat([one, one])
 
 
-def _expected(recipe: LocalRecipe, normal: ImageSet) -> Expected:
-    """Fit the linear model; how far normals are from it is judged on those of the second half by the first half's."""
+def _expected(recipe: LocalRecipe, normal: ImageSet, generator: torch.Generator) -> Expected:
+    """Fit the linear model to images and moved copies of them.
+
+    How far normals are from it is judged on those of the second half by the first half's.
+    """
     cpu, spec = torch.device("cpu"), recipe.spec
     slices = torch.cat([planes(image, spec, cpu) for image in normal.pixels])
-    x = standardised(slices, spec.model_copy(update={"neighbours": 0}))
+    slices = slices[: len(slices) // 2 * 2]
+    copies, _ = moved(slices, slices[::2], _STANDING * recipe.strength, generator, mirrored=False)
+    x = standardised(torch.stack([slices, copies], 1).flatten(0, 1), spec.model_copy(update={"neighbours": 0}))
     half = len(x) // 2
     first = _components(x[:half], spec.components)
     away = first.surprise(x[half:])[:, 0].std(0)

@@ -169,7 +169,7 @@ class Preset(BaseModel):
     combination: dict[Literal["flows", "set_classifier", "local_classifier"], float] = {
         "flows": 0.25,
         "set_classifier": 1.0,
-        "local_classifier": 1.0,
+        "local_classifier": 0.5,
     }
     normal_share: tuple[float, float] | None = (0.1, 0.95)
     validation_share: float = 0.1
@@ -184,7 +184,9 @@ _CXR_CLASSIFIER = ClassifierRecipe(
     copies=5,
 )
 _CXR_LOCAL = LocalRecipe(
-    spec=Local(size=(64, 64), widths=(24, 32, 48, 64), components=150, weights=(1.0, 1.0, 1.0)),
+    # Its map shows where; its logit "from the mixture" ranks better than both of "something was planted" (children 0.84
+    # against 0.73 and 0.69, planted lesions 0.77 against 0.71 and 0.72).
+    spec=Local(size=(64, 64), widths=(24, 32, 48, 64), components=150, weights=(0.0, 0.0, 1.0)),
     steps=800,
     faint=0.12,
     plain=0.7,
