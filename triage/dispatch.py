@@ -20,14 +20,22 @@ from triage.config import Configuration
 from triage.deliver import Deliverer
 from triage.errors import BrokerError, NotFoundError
 from triage.ledger import Job, Ledger, Study
-from triage.messages import Stage
-from triage.transport import PREPARE_TASK, REPORT_TASK, SCORE_TASK, Pulse, busy_key, connect, queue_length, send
+from triage.messages import LEASE_S, Stage
+from triage.transport import (
+    PREPARE_TASK,
+    REPORT_TASK,
+    SCORE_TASK,
+    Pulse,
+    answered_key,
+    busy_key,
+    connect,
+    queue_length,
+    send,
+)
 from triage.worktray import WorkTray
 
 log = structlog.get_logger(__name__)
 
-# Long enough for a paper-size volume on a slow CPU. A job whose worker died is taken back much earlier (`Reclaimer`).
-LEASE_S = {Stage.PREPARE: 300.0, Stage.SCORE: 1800.0, Stage.REPORT: 300.0}
 # Messages on the broker at once: few, so that a STAT study overtakes all but these.
 WINDOW = 8
 _TICK_S = 0.2
@@ -101,12 +109,7 @@ class Reclaimer:
         reclaimed = 0
         seen: dict[int, int] = {}
         for stage in Stage:
-            jobs = self.ledger.leased_jobs(stage)
-            if not jobs or queue_length(self.client, stage):
-                continue
-            for job in jobs:
-                if self.client.exists(busy_key(stage, job.id)):
-                    continue
+            for job in self._orphans(stage):
                 if self._suspects.get(job.id) == job.fence:
                     log.warning("job_taken_back", job=job.id, stage=stage.value, attempt=job.attempts)
                     self.ledger.expire_lease(job.id, job.fence)
@@ -115,6 +118,23 @@ class Reclaimer:
                     seen[job.id] = job.fence
         self._suspects = seen
         return reclaimed
+
+    def _orphans(self, stage: Stage) -> list[Job]:
+        """Return the jobs that no worker is at, and that neither a message nor an answer of theirs waits for."""
+        jobs = self.ledger.leased_jobs(stage)
+        alone = [job for job in jobs if not self.client.exists(busy_key(stage, job.id))]
+        if not alone:
+            return []
+        waiting = queue_length(self.client, stage)
+        # First in, first out: what is on the queue was sent last. So a busy node too misses a dead worker's job.
+        taken = [job for job in alone if sum(_since(other) > _since(job) for other in alone) >= waiting]
+        if stage is Stage.SCORE and queue_length(self.client, Stage.REPORT):
+            return [job for job in taken if not self.client.exists(answered_key(job.id, job.fence))]
+        return taken
+
+
+def _since(job: Job) -> float:
+    return job.leased_at or 0.0
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,11 @@ class Stage(StrEnum):
     REPORT = "report"
 
 
+#: A lease in seconds, long enough for a paper-size volume on a slow CPU. The dispatcher takes a dead worker's job back
+#: much earlier.
+LEASE_S = {Stage.PREPARE: 300.0, Stage.SCORE: 1800.0, Stage.REPORT: 300.0}
+
+
 class Priority(StrEnum):
     """Suggested reading priority."""
 

@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 
 from triage.config import Configuration
 from triage.errors import BrokerError
-from triage.messages import Stage
+from triage.messages import LEASE_S, Stage
 
 log = structlog.get_logger(__name__)
 
@@ -146,6 +146,11 @@ def busy_key(stage: Stage, job_id: int) -> str:
     return f"triage:busy:{stage.value}:{job_id}"
 
 
+def answered_key(job_id: int, fence: int) -> str:
+    """Return the broker key that says that what a score worker found under a lease was sent to the report queue."""
+    return f"triage:answered:{job_id}:{fence}"
+
+
 class Pulse:
     """Tells the broker every few seconds that a role lives and which job it is at.
 
@@ -185,6 +190,11 @@ class Pulse:
                 self._job_key = None
             with suppress(redis.RedisError):
                 self._client.delete(key)
+
+    def answered(self, job_id: int, fence: int) -> None:
+        """Show that a score job has its answer, which may wait long on the report queue: for as long as its lease."""
+        with suppress(redis.RedisError):
+            self._client.set(answered_key(job_id, fence), 1, ex=round(LEASE_S[Stage.SCORE]))
 
     def _run(self) -> None:
         while True:

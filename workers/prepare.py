@@ -11,10 +11,10 @@ from celery import Celery
 from triage.bundles import Bundle, find_bundle
 from triage.config import Configuration
 from triage.deliver import Negotiator
-from triage.dispatch import LEASE_S, Doorbell
+from triage.dispatch import Doorbell
 from triage.errors import NotScoredError, TriageError
 from triage.ledger import Ledger, State, Study, open_ledger
-from triage.messages import Relevance, Score, Stage
+from triage.messages import LEASE_S, Relevance, Score, Stage
 from triage.pictures import Backdrop
 from triage.publish import HEATMAP, Publisher
 from triage.rank import suggested_priority
@@ -79,15 +79,16 @@ class NodeTasks:
 
     def scored(self, job_id: int, fence: int, wire: dict[str, Any], relevance: dict[str, Any] | None = None) -> None:
         """Take a score in, and perhaps a relevance map, then report it."""
-        score = Score.from_wire(wire)
-        priority = suggested_priority(score.percentile, self._config.rank) if not score.not_scored else None
-        if relevance is not None:
-            self._keep_map(job_id, relevance)  # before the report can begin
-        job = self._ledger.scored(job_id, fence, score, priority, report_not_scored=self._report_not_scored)
-        if job is not None:
-            self._tray.drop(job.study_id)
-        elif relevance is not None:
-            self._forget_late_map(job_id)
+        with self._pulse.busy(Stage.SCORE, job_id):
+            score = Score.from_wire(wire)
+            priority = suggested_priority(score.percentile, self._config.rank) if not score.not_scored else None
+            if relevance is not None:
+                self._keep_map(job_id, relevance)  # before the report can begin
+            job = self._ledger.scored(job_id, fence, score, priority, report_not_scored=self._report_not_scored)
+            if job is not None:
+                self._tray.drop(job.study_id)
+            elif relevance is not None:
+                self._forget_late_map(job_id)
         self._doorbell.ring(Stage.REPORT)
         self._doorbell.ring(Stage.SCORE)
 

@@ -53,7 +53,14 @@ def main() -> None:
     pulse.start()
     # A node may run as root inside a container; Celery warns because of pickle, which is refused here.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    options = ["--pool=solo", "--loglevel=WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    options = [
+        "--pool=solo",
+        "--concurrency=1",
+        "--loglevel=WARNING",
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+    ]
     hostname = f"--hostname={arguments.role}-{os.getpid()}@%h"
     app.worker_main(["--quiet", "worker", f"--queues={QUEUES[arguments.role]}", hostname, *options])
     pulse.stop()

@@ -51,25 +51,29 @@ def make_task(app: Celery, engines: dict[str, Engine], pulse: Pulse) -> Callable
 
     def run(job_id: int, fence: int, bundle_digest: str, wire: dict[str, Any]) -> None:
         with pulse.busy(Stage.SCORE, job_id):
-            try:
-                model_input = ModelInput.from_wire(wire)
-                score = score_one(engines, bundle_digest, model_input)
-            except (BundleError, ValueError) as exc:
-                log.error("score_refused", job=job_id, error=str(exc))
-                send(app, REFUSED_TASK, job_id, fence, str(exc))
-                return
-            except (RuntimeError, MemoryError) as exc:  # torch: out of memory, a lost device
-                log.error("score_broke", job=job_id, error=type(exc).__name__)
-                send(app, REFUSED_TASK, job_id, fence, f"the score worker broke: {type(exc).__name__}")
-                return
-            log.info("scored", job=job_id, model_time_s=round(score.model_time_s, 3))
-            relevance = None
-            if model_input.relevance and not score.not_scored:
-                relevance = map_one(engines[bundle_digest], model_input)
-            found = [] if relevance is None else [relevance.to_wire()]
-            send(app, SCORED_TASK, job_id, fence, score.to_wire(), *found)
+            task, *answer = _answer(engines, job_id, bundle_digest, wire)
+            pulse.answered(job_id, fence)
+            send(app, task, job_id, fence, *answer)
 
     return run
+
+
+def _answer(engines: dict[str, Engine], job_id: int, bundle_digest: str, wire: dict[str, Any]) -> list[Any]:
+    """Return the task that takes the answer in and what it gets beside job and fence."""
+    try:
+        model_input = ModelInput.from_wire(wire)
+        score = score_one(engines, bundle_digest, model_input)
+    except (BundleError, ValueError) as exc:
+        log.error("score_refused", job=job_id, error=str(exc))
+        return [REFUSED_TASK, str(exc)]
+    except (RuntimeError, MemoryError) as exc:  # torch: out of memory, a lost device
+        log.error("score_broke", job=job_id, error=type(exc).__name__)
+        return [REFUSED_TASK, f"the score worker broke: {type(exc).__name__}"]
+    log.info("scored", job=job_id, model_time_s=round(score.model_time_s, 3))
+    relevance = None
+    if model_input.relevance and not score.not_scored:
+        relevance = map_one(engines[bundle_digest], model_input)
+    return [SCORED_TASK, score.to_wire(), *([] if relevance is None else [relevance.to_wire()])]
 
 
 def map_one(engine: Engine, model_input: ModelInput) -> Relevance | None:
