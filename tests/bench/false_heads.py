@@ -19,7 +19,7 @@ _Z, _Y, _X = np.mgrid[-1:1:32j, -1:1:128j, -1:1:128j]
 #: Kinds for which the gate got a look of its own.
 KNOWN = {
     "slices shuffled", "interleaved with another head", "turned by 90 degrees", "face down", "two heads",
-    "coronal as axial", "twice, one on the other",
+    "coronal as axial", "twice, one on the other", "vertex on another head",
 }  # fmt: skip
 
 

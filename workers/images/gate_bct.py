@@ -46,6 +46,10 @@ MIN_WAIST = 0.6
 MIN_LIKENESS, MAX_LIKER_TURNED = 0.72, 0.0
 #: Neighbouring slices differ by at most this share of what slices twice as far apart do.
 MAX_UNEVENNESS = 0.75
+#: A seam is where values do so from one slice to the next (streaks of a clip do, too), and there the outline changes by
+#: so much of the largest cross-section more than it does beside it (a head that moved by 6 mm hardly gets there).
+MAX_SEAM, MAX_OUTLINE_JUMP = 0.85, 0.1
+SEAM_SMOOTHING_MM = 3.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def check_head(volume: Volume, frame: HeadFrame) -> None:
         raise NotScoredError("more than one head, or not a head")
     _check_upright(volume, frame)
     _check_order(volume)
+    _check_seams(volume, frame)
     _check_likeness(volume, frame)
 
 
@@ -128,9 +133,30 @@ def _check_order(volume: Volume) -> None:
         raise NotScoredError("the slices do not follow one another: their positions are wrong")
 
 
+def _check_seams(volume: Volume, frame: HeadFrame) -> None:
+    """Refuse a head that a part of another continues."""
+    sigma = [0.0, *(SEAM_SMOOTHING_MM / mm for mm in volume.voxel_mm[1:])]
+    value = _apart(ndimage.gaussian_filter(volume.values, sigma))
+    head = np.stack([ndimage.binary_fill_holes(mask) for mask in frame.mask]).astype(np.float32)
+    outline = _apart(head)[0] / head.mean(axis=(1, 2)).max()
+    # Of the steps from slice to slice those in the vault with a step on either side.
+    steps = np.arange(max(1, len(head) // 3), len(head) - 2)
+    seam = 2 * value[0][steps] / np.maximum(value[1][steps - 1] + value[1][steps], 1e-6)
+    jump = outline[steps] - np.maximum(outline[steps - 1], outline[steps + 1])
+    if np.any((seam > MAX_SEAM) & (jump > MAX_OUTLINE_JUMP)):
+        raise NotScoredError("the slices do not follow one another: a part of them may be of another head")
+
+
+def _apart(slices: Floats) -> tuple[Floats, Floats]:
+    """Return how far each slice is from the next, and from the one after that."""
+    one, two = (np.abs(slices[step:] - slices[:-step]).mean(axis=(1, 2)) for step in (1, 2))
+    return one, two
+
+
 def _check_likeness(volume: Volume, frame: HeadFrame) -> None:
     head = coarse_head(volume, frame)
     likeness = _correlation(head)
+    # By quarters only: a patient may well lie with the head turned by 25 degrees.
     turned = max(_correlation(np.rot90(head, quarters, axes=(1, 2))) for quarters in (1, 2, 3))
     if likeness < MIN_LIKENESS:
         raise NotScoredError("not a head: nothing like the shape of one")
