@@ -24,13 +24,13 @@ from workers.flows.local_classifier import (
     STRIDE,
     Expected,
     LocalClassifier,
-    blurred,
     channels,
     convolutions,
     planes,
     pyramid,
     standardised,
 )
+from workers.lab.alterations import moved, moves, recoloured
 from workers.lab.heads import Heads, folds, slice_standard, without
 from workers.lab.image_set import ImageSet, Pixels
 from workers.lab.planted import with_place
@@ -254,8 +254,10 @@ def _seen(pairs: _Pairs, recipe: LocalRecipe, expected: Expected | None, generat
     """Alter pairs and bring them into the network's channels."""
     both, place = recoloured(torch.cat([pairs.clean, pairs.planted]), recipe, generator), pairs.place
     if expected is not None:  # what it doesn't expect of an image that is a little turned or aside means nothing
-        both, place = moved(both, place, _STANDING * recipe.strength, generator, mirrored=False)
-    x, place = moved(channels(both, recipe.spec, expected), place, recipe.strength, generator)
+        standing = moves(len(place), _STANDING * recipe.strength, generator, mirrored=False)
+        both, place = moved(both, standing), moved(place, standing[len(place) :], outside="zeros")
+    ways = moves(len(place), recipe.strength, generator)
+    x, place = moved(channels(both, recipe.spec, expected), ways), moved(place, ways[len(place) :], outside="zeros")
     covered = (functional.avg_pool2d(place, STRIDE)[:, 0] > _COVERED).float()
     return _Batch(x, covered, pairs.of_mixture)
 
@@ -277,58 +279,6 @@ def _loss(network: Network, batch: _Batch, recipe: LocalRecipe, device: torch.de
     return loss
 
 
-def recoloured(images: Tensor, recipe: LocalRecipe, generator: torch.Generator) -> Tensor:
-    """Return images, (2 N, c, h, w), as other machines might have delivered them; the second N like the first."""
-    count, s = len(images) // 2, recipe.strength
-
-    def draw(low: float, high: float) -> Tensor:
-        return _drawn(count, low, high, generator).view(-1, 1, 1, 1)
-
-    if recipe.spec.window is None:
-        low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-        images = ((images - low) / (high - low + 1e-3)).clamp_min(1e-4) ** torch.exp(s * draw(-0.35, 0.35))
-        y, x = (torch.linspace(-1, 1, n) for n in images.shape[-2:])
-        x, y = x[None, :], y[:, None]
-        shade = draw(-0.1, 0.1) * x + draw(-0.1, 0.1) * y + draw(-0.1, 0.1) * (x.square() + y.square())
-        images, noise = images * (1 + s * shade), 0.02
-    else:  # a CT's grey values are Hounsfield units, no matter of taste
-        images, noise = images * (1 + s * draw(-0.05, 0.05)) + s * draw(-3, 3), 2.0
-    sigma = float(torch.rand(1, generator=generator)) * 0.7 + 0.4
-    soft = blurred(images.flatten(0, 1).unsqueeze(1), sigma).view(images.shape)
-    images = images + s * draw(-0.8, 1.0) * (soft - images)
-    grain = torch.randn((count, *images.shape[1:]), generator=generator)
-    return images + torch.cat([grain, grain]) * draw(0, noise * s)
-
-
-def moved(
-    images: Tensor, place: Tensor, strength: float, generator: torch.Generator, *, mirrored: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Turn, zoom, stretch and shift images, and mirror half of them, the second N like the first.
-
-    ``place``, (N, 1, h, w), belongs to the second N and moves with them.
-    """
-    count = len(place)
-
-    def some(low: float, high: float) -> Tensor:
-        return strength * _drawn(count, low, high, generator)
-
-    mirror = torch.where(_drawn(count, 0, 1, generator) < (0.5 if mirrored else 0), -1.0, 1.0)
-    turn, zoom, stretch = some(-0.15, 0.15), torch.exp(some(-0.12, 0.12)), torch.exp(some(-0.06, 0.06))
-    rows = [
-        torch.stack([mirror * turn.cos() * zoom * stretch, -turn.sin() * zoom, some(-0.08, 0.08)], 1),
-        torch.stack([mirror * turn.sin() * zoom, turn.cos() * zoom / stretch, some(-0.08, 0.08)], 1),
-    ]
-    where = functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-    there = functional.grid_sample(images, where, padding_mode="border", align_corners=False)
-    place = functional.grid_sample(place, where[count:], padding_mode="zeros", align_corners=False)
-    return there, place
-
-
-def _drawn(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    one = torch.rand(count, generator=generator) * (high - low) + low
-    return torch.cat([one, one])
-
-
 def _expected(recipe: LocalRecipe, normal: ImageSet, generator: torch.Generator) -> Expected:
     """Fit the linear model to images and moved copies of them.
 
@@ -337,7 +287,7 @@ def _expected(recipe: LocalRecipe, normal: ImageSet, generator: torch.Generator)
     cpu, spec = torch.device("cpu"), recipe.spec
     slices = torch.cat([planes(image, spec, cpu) for image in normal.pixels])
     slices = slices[: len(slices) // 2 * 2]
-    copies, _ = moved(slices, slices[::2], _STANDING * recipe.strength, generator, mirrored=False)
+    copies = moved(slices, moves(len(slices) // 2, _STANDING * recipe.strength, generator, mirrored=False))
     x = standardised(torch.stack([slices, copies], 1).flatten(0, 1), spec.model_copy(update={"neighbours": 0}))
     half = len(x) // 2
     first = _components(x[:half], spec.components)
