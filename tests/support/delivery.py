@@ -5,7 +5,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+
+from pydicom import dcmread
 
 from tests.support.ledgers import an_object, to_scored
 from tests.support.peers import free_port, wait_until
@@ -118,3 +121,14 @@ def delivering(
         stop.set()
         ticker.join()
         deliverer.stop()
+
+
+def policy(**changes: float) -> DeliveryPolicy:
+    """The fast policy with changes."""
+    return DeliveryPolicy(**{**FAST.__dict__, **changes})
+
+
+def data_set_bytes(office: PostOffice, item: OutboxItem) -> bytes:
+    """Return the stored report's bytes without its file meta information."""
+    content = office.store.read_bytes(item.digest)
+    return content[132 + 12 + dcmread(BytesIO(content)).file_meta.FileMetaInformationGroupLength :]
