@@ -18,7 +18,7 @@ from triage.errors import ReportError
 from triage.ledger import OutboxItem, OutboxNew, OutboxState, State
 from triage.sop_classes import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR, ENHANCED_SR
 
-COMMITTED, DEAD, PENDING, SENT = OutboxState.COMMITTED, OutboxState.DEAD, OutboxState.PENDING, OutboxState.SENT
+COMMITTED, DEAD, PENDING = OutboxState.COMMITTED, OutboxState.DEAD, OutboxState.PENDING
 
 
 @pytest.mark.parametrize("accepted", [COMPREHENSIVE_SR, ENHANCED_SR])

@@ -12,7 +12,7 @@ from triage.deliver import PROOF_FIND, PROOF_NONE, CommitmentReports
 from triage.ledger import OutboxItem, OutboxState, State
 from triage.receive.listener import Listener
 
-COMMITTED, DEAD, PENDING, SENT = OutboxState.COMMITTED, OutboxState.DEAD, OutboxState.PENDING, OutboxState.SENT
+COMMITTED, DEAD, SENT = OutboxState.COMMITTED, OutboxState.DEAD, OutboxState.SENT
 
 
 def test_commitment_on_the_same_association(tmp_path: Path) -> None:

@@ -57,7 +57,6 @@ def node(tmp_path: Path) -> Iterator[Node]:
     clock = Clock()
     with running_redis(tmp_path / "redis") as url:
         config = ledger_config(f"sqlite:///{tmp_path / 'ledger.sqlite3'}", tmp_path)
-        open_ledger(config).close()
         ledger = open_ledger(config, clock)
         yield Node(ledger, config.model_copy(update={"broker": config.broker.model_copy(update={"url": url})}), clock)
         ledger.close()

@@ -128,29 +128,29 @@ def _check_upright(volume: Volume, frame: HeadFrame) -> None:
 def _check_order(volume: Volume) -> None:
     """Refuse slices of which neighbours don't belong together: shuffled, or of two heads."""
     upper = volume.values[len(volume.values) // 3 :]
-    one, two = (float(np.abs(upper[step:] - upper[:-step]).mean()) for step in (1, 2))
-    if one > MAX_UNEVENNESS * two:
+    if _apart(upper, 1).mean() > MAX_UNEVENNESS * _apart(upper, 2).mean():
         raise NotScoredError("the slices do not follow one another: their positions are wrong")
 
 
 def _check_seams(volume: Volume, frame: HeadFrame) -> None:
     """Refuse a head that a part of another continues."""
     sigma = [0.0, *(SEAM_SMOOTHING_MM / mm for mm in volume.voxel_mm[1:])]
-    value = _apart(ndimage.gaussian_filter(volume.values, sigma))
+    smooth = ndimage.gaussian_filter(volume.values, sigma)
+    one, two = _apart(smooth, 1), _apart(smooth, 2)
     head = np.stack([ndimage.binary_fill_holes(mask) for mask in frame.mask]).astype(np.float32)
-    outline = _apart(head)[0] / head.mean(axis=(1, 2)).max()
+    outline = _apart(head, 1) / head.mean(axis=(1, 2)).max()
     # Of the steps from slice to slice those in the vault with a step on either side.
     steps = np.arange(max(1, len(head) // 3), len(head) - 2)
-    seam = 2 * value[0][steps] / np.maximum(value[1][steps - 1] + value[1][steps], 1e-6)
+    seam = 2 * one[steps] / np.maximum(two[steps - 1] + two[steps], 1e-6)
     jump = outline[steps] - np.maximum(outline[steps - 1], outline[steps + 1])
     if np.any((seam > MAX_SEAM) & (jump > MAX_OUTLINE_JUMP)):
         raise NotScoredError("the slices do not follow one another: a part of them may be of another head")
 
 
-def _apart(slices: Floats) -> tuple[Floats, Floats]:
-    """Return how far each slice is from the next, and from the one after that."""
-    one, two = (np.abs(slices[step:] - slices[:-step]).mean(axis=(1, 2)) for step in (1, 2))
-    return one, two
+def _apart(slices: Floats, step: int) -> Floats:
+    """Return the mean absolute difference of each slice from the one that lies so many steps on."""
+    found: Floats = np.abs(slices[step:] - slices[:-step]).mean(axis=(1, 2))
+    return found
 
 
 def _check_likeness(volume: Volume, frame: HeadFrame) -> None:
