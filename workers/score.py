@@ -18,7 +18,6 @@ from triage.errors import BundleError
 from triage.messages import ModelInput, Relevance, Score, Stage
 from triage.transport import REFUSED_TASK, SCORE_TASK, SCORED_TASK, Pulse, send
 from workers.flows.engine import Engine
-from workers.flows.relevance import Mapper
 
 log = structlog.get_logger(__name__)
 
@@ -82,8 +81,7 @@ def map_one(engine: Engine, model_input: ModelInput) -> Relevance | None:
     A score must never wait for a map, nor be lost with it.
     """
     try:
-        mapper = Mapper.load(engine.bundle, engine.posterior, engine.classifiers)
-        return mapper(model_input.pixels) if mapper is not None else None
+        return engine.mapper(model_input.pixels) if engine.mapper is not None else None
     except Exception as exc:  # noqa: BLE001 - as said
         log.error("relevance_map_failed", bundle=engine.bundle.name, error=type(exc).__name__)
         return None

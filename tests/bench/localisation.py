@@ -28,11 +28,11 @@ from scipy.stats import rankdata
 
 from tests.support.lesions import lungs, plant
 from tests.support.peers import shared
-from triage.bundles import MAPS, Bundle
+from triage.bundles import Bundle
 from triage.manifest import Preprocessing
 from workers.flows.engine import Engine
 from workers.flows.intracranial import inside_skull
-from workers.flows.relevance import Mapper, Method, Standard
+from workers.flows.relevance import Method, Standard
 from workers.images.backdrop import CONSPICUOUS_SHARE
 from workers.images.resample import grid_affine, head_frame, on_grid
 from workers.images.volume import Volume
@@ -156,15 +156,15 @@ class Bench:
     @property
     def shipped(self) -> str:
         """The kind that the bundle's own file of maps names, "" without one."""
-        mapper = Mapper.load(self.bundle, self.engine.posterior)
-        return str(mapper.method) if mapper is not None and (self.bundle.folder / MAPS).exists() else ""
+        return str(self.engine.mapper.method) if self.engine.mapper is not None else ""
 
 
 def held(images: ImageSet, bundle: Bundle, preset_name: str) -> ImageSet:
-    """Return the images of patients that no flow was trained on."""
+    """Return the images of patients that no estimator was trained on."""
     preset = find_preset(preset_name)
-    part = preset.validation_share + preset.calibration_share
-    return images.select([share(p, f"split {bundle.manifest.training.seed}") < part for p in images.patients])
+    first, last = preset.validation_share, preset.validation_share + preset.calibration_share
+    salt = f"split {bundle.manifest.training.seed}"
+    return images.select([first <= share(p, salt) < last for p in images.patients])
 
 
 def cxr(models: Path, data: Path) -> Figures:

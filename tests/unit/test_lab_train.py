@@ -1,17 +1,19 @@
-"""From two sets to a bundle, in the small: the base flow's way through grey levels."""
+"""From two sets to a bundle, in the small: the base flow's way through grey levels; who learns from which images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from triage.manifest import Architecture, InputTransform, Preprocessing
+from triage.bundles import LOCAL
+from triage.manifest import Architecture, InputTransform, Local, Preprocessing
 from workers.flows.engine import Engine
 from workers.flows.glow import Glow
 from workers.lab.image_set import ImageSet
-from workers.lab.presets import Preset, Schedule
+from workers.lab.presets import LocalRecipe, Preset, Schedule
 from workers.lab.rigour import read_record
-from workers.lab.train import Run, train
+from workers.lab.train import Run, Split, split, train
 
 SCHEDULE = Schedule(epochs=2, batch=8, micro_batch=8, learning_rate=3e-3, warmup_steps=2)
 
@@ -55,3 +57,28 @@ def test_a_base_flow_learns_few_grey_levels_before_many(tmp_path: Path) -> None:
     plain = train(run(tmp_path / "plain", ()), lambda p: None)
     assert plain.digest != made.digest
     assert isinstance(Engine(made, "cpu").posterior.normal, Glow)
+
+
+def inverted(images: ImageSet, some: ImageSet) -> ImageSet:
+    """Return ``images`` with those of ``some`` inverted."""
+    chosen = np.isin(images.keys, some.keys)[:, None, None]
+    return ImageSet(np.where(chosen, 255 - images.pixels, images.pixels), images.keys, images.patients)
+
+
+def test_the_classifiers_learn_from_validation_images_and_never_from_those_for_calibration(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    spec = Local(size=(16, 16), widths=(4, 4, 4, 4), components=4, weights=(0.0, 0.0, 1.0))
+    once = SCHEDULE.model_copy(update={"epochs": 1, "frozen_levels": 1})
+    recipe = LocalRecipe(spec=spec, steps=2, pairs=2)
+    preset = small(()).model_copy(update={"base": once, "flow": once, "local": recipe})
+    plain = Run(preset=preset, normal=ramps(80, 0), mixture=ramps(80, 1), out=tmp_path / "plain")
+    parts: Split = split(plain.normal, plain)
+
+    def local(name: str, changed: ImageSet) -> bytes:
+        normal = inverted(plain.normal, changed)
+        return (train(replace(plain, normal=normal, out=tmp_path / name), lambda p: None).folder / LOCAL).read_bytes()
+
+    as_is = local("as_is", plain.normal.select([False] * 80))
+    assert local("calibration", parts.calibration) == as_is
+    assert local("validation", parts.valid) != as_is
+    assert local("trained", parts.train) != as_is

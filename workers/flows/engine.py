@@ -16,6 +16,7 @@ from workers.flows.fused import FusedFlows, latent_quantities
 from workers.flows.glow import dequantise
 from workers.flows.posterior import Posterior, estimates, quantities
 from workers.flows.precision import DTYPES, Precision, require_precision
+from workers.flows.relevance import Mapper
 from workers.flows.replay import fastest
 from workers.flows.transform import to_flow_grid
 from workers.flows.weights import load_flows
@@ -73,6 +74,11 @@ class Engine:
     def posterior(self) -> Posterior:
         """The training modules, for whoever needs gradients; scores come from `flows`."""
         return Posterior(*load_flows(self.bundle, self.device))
+
+    @cached_property
+    def mapper(self) -> Mapper | None:
+        """What makes the bundle's relevance maps; None if it makes none."""
+        return Mapper.load(self.bundle, self.posterior, self.classifiers)
 
     @property
     def compute(self) -> str:

@@ -23,7 +23,8 @@ def write_card(manifest: Manifest, calibration: Calibration, evaluation: str = "
         f"made by preset `{training.preset}`, seed {training.seed}, {training.made_with}.\n"
         f"Trained on {training.images_normal} normal and {training.images_mixture} unlabelled images; "
         f"validation bits/dim {training.bits_per_dim_normal:.3f} (normal) and "
-        f"{training.bits_per_dim_mixture:.3f} (mixture).\n{_acquisition(training.acquisition_auc)}",
+        f"{training.bits_per_dim_mixture:.3f} (mixture).\n{_validated(manifest)}"
+        f"{_acquisition(training.acquisition_auc)}",
         _second(manifest),
         _third(manifest),
         _percentile(calibration),
@@ -35,6 +36,12 @@ def write_card(manifest: Manifest, calibration: Calibration, evaluation: str = "
         rows = (f"- {source.name}. Licence: {source.licence}. Credit: {source.credit}" for source in training.data)
         parts.append("## Data\n" + "\n".join(rows) + "\n")
     return "\n".join(part for part in parts if part)
+
+
+def _validated(manifest: Manifest) -> str:
+    if manifest.classifier is None and manifest.local is None:
+        return ""
+    return "The other estimators learned from the validation images, too: they need none.\n"
 
 
 def _acquisition(auc: float | None) -> str:

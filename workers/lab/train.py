@@ -118,6 +118,11 @@ class Split:
     valid: ImageSet
     calibration: ImageSet
 
+    @property
+    def not_held_out(self) -> ImageSet:
+        """All but those for calibration: the classifiers don't stop early, so they learn from more than the flows."""
+        return ImageSet.union([self.train, self.valid])
+
 
 def split(images: ImageSet, run: Run) -> Split:
     """Split by patient; a patient's part depends on the patient and the seed alone, so two sets agree on it.
@@ -174,7 +179,7 @@ def train(
         group.wait()  # until the bundle is there
         return Bundle.open(run.out)
     write_record(run.record, fit.records, *posterior.level_parts(run.grid(normal.valid.pixels)))
-    fitted = _classifier_tensors(run, normal.train, mixture.train, report, resume)
+    fitted = _classifier_tensors(run, normal.not_held_out, mixture.not_held_out, report, resume)
     estimators = Estimators(posterior, fitted, run.preset)
     name = f"{run.out.name} {run.version}: {len(mixture.calibration)} held-out unlabelled images"
     measure = Measurer(posterior, estimators.classifiers, run.grid)
@@ -205,9 +210,9 @@ def train(
 
 def _normals_for_maps(run: Run, normal: Split) -> ImageSet:
     """Return the normals by which relevance maps are standardised: unseen ones, or all where those are too few."""
-    # A run's own calibration images are unlabelled: they are no normals.
-    unseen = normal.valid if run.calibration else ImageSet.union([normal.valid, normal.calibration])
-    return unseen if len(unseen) >= MIN_NORMALS else ImageSet.union([normal.train, unseen])
+    # A run's own calibration images are unlabelled: they are no normals. The classifiers saw the validation images.
+    unseen = normal.valid if run.calibration else normal.calibration
+    return unseen if len(unseen) >= MIN_NORMALS else ImageSet.union([normal.not_held_out, unseen])
 
 
 def _parts(sets: Split) -> tuple[ImageSet, ImageSet, ImageSet]:
