@@ -26,12 +26,15 @@ class Preprocessing(_Part):
         Pixels are integers from 0 to ``grey_levels - 1``.
     hu_offset : int
         BCT: pixel = clip(HU + hu_offset, 0, grey_levels - 1) (paper, equation 4).
+    straighten : bool
+        BCT: turn the grid about the slices' normal to lie along the head's midline (not in the paper).
     """
 
     size: Size
     spacing_mm: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     grey_levels: int = Field(ge=2, le=256)
     hu_offset: int = 14
+    straighten: bool = False
 
     @model_validator(mode="after")
     def _spacing_fits(self) -> Self:

@@ -52,7 +52,7 @@ def test_evaluate_writes_numbers_figures_and_one_page(tmp_path: Path, test_set: 
     report = tmp_path / "report"
     answer = run(
         "evaluate", "cxr-starter", "--test", str(test_set), "--labels", str(test_set / "labels.csv"),
-        "--report", str(report), "--json", *FEW, cwd=tmp_path,
+        "--report", str(report), "--json", *FEW, cwd=tmp_path, timeout=600,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     assert "1 rows of the table name no image" in answer.stderr
@@ -143,7 +143,7 @@ def test_fictional_heads_are_volumes(tmp_path: Path) -> None:
 def test_the_rsna_challenge_from_training_to_report(tmp_path: Path) -> None:
     make_rsna(tmp_path / "rsna", {0: 60, 1: 20, 2: 20})
     trained = run(
-        "train", "--rsna", "rsna", "--preset", "starter-cxr", "--out", "b", "--threads", "1", cwd=tmp_path, timeout=240
+        "train", "--rsna", "rsna", "--preset", "starter-cxr", "--out", "b", "--threads", "1", cwd=tmp_path, timeout=600
     )
     assert trained.returncode == 0, trained.stderr
     assert "RSNA sets (fewer images than the paper's table 1" in trained.stderr

@@ -25,6 +25,7 @@ from scipy.stats import rankdata
 
 from tests.support.lesions import plant
 from triage.calibration import LOCAL_CLASSIFIER, SET_CLASSIFIER
+from triage.logs import configure_logging
 from workers.flows.estimators import BundleEstimators
 from workers.flows.intracranial import inside_skull
 from workers.flows.local_classifier import LocalClassifier
@@ -304,6 +305,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    configure_logging()
     data, everything = Data(arguments.data), {}
     for name in arguments.task or TASKS:
         everything[name] = dict(measure(name, data, arguments.seeds, arguments.flows))

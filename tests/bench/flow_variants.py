@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from tests.bench.estimators import TASKS, Data, Task, Truth, summary
+from tests.bench.estimators import TASKS, Data, Task, Truth, area, summary
+from triage.logs import configure_logging
 from workers.flows.posterior import Posterior
 from workers.flows.relevance import Standard, raw_maps
 from workers.flows.weights import load_flows
@@ -105,8 +106,8 @@ def statistics(posterior: Posterior, grid: FlowGrid, normal: Pixels, test: Pixel
 
 
 def pair(task: Task, preset: Preset, seed: int) -> tuple[Posterior, FlowGrid]:
-    """Train a variant's two flows."""
-    preset = preset.model_copy(update={"classifier": None})
+    """Train a variant's two flows, and nothing else."""
+    preset = preset.model_copy(update={"classifier": None, "local": None})
     with tempfile.TemporaryDirectory() as folder:
         run = Run(preset=preset, normal=task.normal, mixture=task.mixture, out=Path(folder) / "bundle", seed=seed)
         bundle = train(run, lambda progress: None)
@@ -122,10 +123,12 @@ def measure(
         task = TASKS[name](data, seed)
         ratios = []
         for variant, change in variants.items():
-            console.print(f"{name}, seed {seed}: {variant}", highlight=False)
             posterior, grid = pair(task, change(task.preset), seed)
             found = statistics(posterior, grid, task.normal.pixels, task.test)
-            ratios.append((found["plain ratio"] - found["plain ratio"].mean()) / found["plain ratio"].std())
+            ratio = found["plain ratio"]
+            told = area(ratio[~task.abnormal], ratio[task.abnormal])
+            console.print(f"{name}, seed {seed}: {variant}, plain ratio {told:.3f}", highlight=False)
+            ratios.append((ratio - ratio.mean()) / ratio.std())
             for statistic, values in found.items():
                 runs.setdefault(f"{variant}: {statistic}", []).append((values, task.abnormal))
         if len(ratios) > 1:
@@ -143,6 +146,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    configure_logging()
     console, data = Console(stderr=True), Data(arguments.data)
     wanted = {name: VARIANTS[name] for name in arguments.variant or VARIANTS}
     everything = {}

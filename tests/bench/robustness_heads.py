@@ -14,6 +14,7 @@ from scipy import ndimage
 from workers.images.gate_bct import check_head
 from workers.images.resample import head_frame, on_grid
 from workers.images.sources import Grid
+from workers.images.straighten import pose
 from workers.images.volume import HU_OFFSET, TOP, Volume
 
 Hu = npt.NDArray[np.floating]
@@ -44,7 +45,7 @@ class Head:
         )
         frame = head_frame(volume)
         check_head(volume, frame)
-        return on_grid(volume, frame, grid)
+        return on_grid(volume, pose(volume, frame, grid), grid)
 
 
 Change = Callable[[Head], Head]

@@ -16,6 +16,7 @@ from workers.images.pixels import displayed
 from workers.images.resample import grid_affine, head_frame
 from workers.images.sources import BCT, Grid, Source
 from workers.images.stacks import group, stacked
+from workers.images.straighten import pose
 from workers.images.volume import SliceReader, load_volume
 
 Deviations = npt.NDArray[np.float32]
@@ -86,7 +87,7 @@ def _head(sources: Sequence[Source], deviations: Deviations, grid: Grid) -> Back
     # The instances may hold frames of other stacks too; the scored one is the largest of those made of them.
     stack = stacked(max(group(frames), key=len))
     volume = load_volume(stack, grid)
-    start, step = grid_affine(head_frame(volume), grid)
+    start, step = grid_affine(pose(volume, head_frame(volume), grid), grid)
     factor = np.array([n / m for n, m in zip(grid.size, deviations.shape, strict=True)])[::-1]  # columns, rows, planes
     to_patient = step * factor
     origin = start + step @ ((factor - 1) / 2)

@@ -15,6 +15,7 @@ from workers.images.gate_bct import check_head
 from workers.images.resample import head_frame, on_grid
 from workers.images.sources import BCT, Grid, Prepared, Source
 from workers.images.stacks import Stack, group, stacked
+from workers.images.straighten import pose
 from workers.images.volume import load_volume
 
 TOMOGRAMS = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
@@ -24,6 +25,8 @@ FIELD_OF_VIEW_MM = (130.0, 520.0)
 MIN_COVERAGE_MM = 110.0
 PREFERRED_THICKNESS_MM = 5.0
 PREFERRED_KVP = 120.0
+#: Heads are mostly turned a little; from here on a reader is told.
+TOLD_DEGREES = 5.0
 
 _HEAD = re.compile(r"HEAD|BRAIN|CEREBR|CRAN|SKULL|KOPF|SCHAEDEL|SCHÄDEL|TETE|NEURO", re.IGNORECASE)
 #: Makers' names of sharp kernels. Siemens: H60s, Hr59, J70h, B70f, U90u; Canon FC30 to FC35, FC50s, FC80s; GE BONE,
@@ -94,11 +97,14 @@ def _prepared(stack: Stack, grid: Grid) -> Prepared:
     volume = load_volume(stack, grid)
     frame = head_frame(volume)
     check_head(volume, frame)
-    pixels = on_grid(volume, frame, grid)
+    laid = pose(volume, frame, grid)
+    pixels = on_grid(volume, laid, grid)
     first = stack.frames[0]
     notes = [f"{len(stack.frames)} slices", f"{first.thickness_mm:g} mm"] + ([first.kernel] if first.kernel else [])
     if stack.tilt_degrees > 0.5:
         notes.append(f"gantry tilt of {stack.tilt_degrees:.1f} degrees corrected")
+    if abs(laid.turned_degrees) >= TOLD_DEGREES:
+        notes.append(f"head turned by {abs(laid.turned_degrees):.0f} degrees, straightened")
     uids = list(dict.fromkeys(f.source.sop_instance_uid for f in stack.frames))
     return Prepared(model_input=ModelInput(modality=BCT, pixels=pixels), sources=uids, modality=BCT, notes=notes)
 

@@ -58,6 +58,7 @@ class CoarseGrid:
 
     size: tuple[int, ...] = (16, 32, 32)
     spacing_mm: tuple[float, ...] | None = (10.0, 7.0, 7.0)
+    straighten: bool = False
 
 
 #: Of the coarse grid's slices the lower ones, where heads differ in how far down they were scanned, don't count.

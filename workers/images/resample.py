@@ -40,12 +40,15 @@ class HeadFrame:
         float64, shape (2,): middle of the head along the first two axes, mm.
     top : float
         Top of the head along the third axis, mm.
+    turned_degrees : float
+        By how much the first two axes are turned about the third, to follow a head that lies turned.
     """
 
     mask: npt.NDArray[np.bool_]
     axes: Vector
     centre: Vector
     top: float
+    turned_degrees: float = 0.0
 
 
 def head_frame(volume: Volume) -> HeadFrame:
@@ -60,7 +63,17 @@ def head_frame(volume: Volume) -> HeadFrame:
     left = np.array([1.0, 0.0, 0.0])
     left -= (left @ volume.up) * volume.up
     left /= np.linalg.norm(left)
-    axes = np.stack([left, np.cross(volume.up, left), volume.up])
+    return framed(volume, mask, np.stack([left, np.cross(volume.up, left), volume.up]))
+
+
+def framed(volume: Volume, mask: npt.NDArray[np.bool_], axes: Vector) -> HeadFrame:
+    """Return the extent of a head along three axes.
+
+    Raises
+    ------
+    NotScoredError
+        If it is too small to be one.
+    """
     k, j, i = np.nonzero(mask)
     points = axes @ (volume.affine[:, :3] @ np.stack([i, j, k]) + volume.affine[:, 3:])  # (3, voxels)
     top = float(np.percentile(points[2], 99.9)) + volume.voxel_mm[0] / 2

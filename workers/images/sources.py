@@ -31,6 +31,10 @@ class Grid(Protocol):
     def spacing_mm(self) -> tuple[float, ...] | None:
         """(D, H, W) spacing in millimetres for BCT; None where the model has no physical grid (CXR)."""
 
+    @property
+    def straighten(self) -> bool:
+        """Whether heads that lie turned are straightened."""
+
 
 #: Modality ("CXR", "BCT") -> the active bundle's grid. A modality without an entry has no model.
 Grids = Mapping[str, Grid]

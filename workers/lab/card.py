@@ -23,7 +23,7 @@ def write_card(manifest: Manifest, calibration: Calibration, evaluation: str = "
         f"made by preset `{training.preset}`, seed {training.seed}, {training.made_with}.\n"
         f"Trained on {training.images_normal} normal and {training.images_mixture} unlabelled images; "
         f"validation bits/dim {training.bits_per_dim_normal:.3f} (normal) and "
-        f"{training.bits_per_dim_mixture:.3f} (mixture).\n{_validated(manifest)}"
+        f"{training.bits_per_dim_mixture:.3f} (mixture).\n{_straightened(manifest)}{_validated(manifest)}"
         f"{_acquisition(training.acquisition_auc)}",
         _second(manifest),
         _third(manifest),
@@ -36,6 +36,10 @@ def write_card(manifest: Manifest, calibration: Calibration, evaluation: str = "
         rows = (f"- {source.name}. Licence: {source.licence}. Credit: {source.credit}" for source in training.data)
         parts.append("## Data\n" + "\n".join(rows) + "\n")
     return "\n".join(part for part in parts if part)
+
+
+def _straightened(manifest: Manifest) -> str:
+    return "Heads that lie turned are straightened first.\n" if manifest.preprocessing.straighten else ""
 
 
 def _validated(manifest: Manifest) -> str:
