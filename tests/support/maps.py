@@ -1,5 +1,6 @@
 """Relevance maps and what they are shown on, synthetic."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from triage.pictures import Backdrop, Picture, Planes
 from triage.uids import derived_uid
 
 FRAME = str(derived_uid("test", "frame of reference"))
+#: A head that lay turned was straightened, and its map lies turned in the patient's axes.
+TURN = math.radians(20)
 
 
 def relevance(shape: tuple[int, ...], seed: int = 0) -> Relevance:
@@ -54,8 +57,8 @@ def backdrop(images: list[Dataset], planes: int = 0) -> Backdrop:
     )
     placed = Planes(
         positions=tuple((-100.0, -100.0, 10.0 * n) for n in range(planes)),
-        row=(1.0, 0.0, 0.0),
-        column=(0.0, 1.0, 0.0),
+        row=(math.cos(TURN), math.sin(TURN), 0.0),
+        column=(-math.sin(TURN), math.cos(TURN), 0.0),
         spacing_mm=(10.0, 7.2, 7.2),
         frame_of_reference_uid=FRAME,
     )
