@@ -32,32 +32,51 @@ from workers.lab.train import Run, train
 
 Numbers = npt.NDArray[np.float64]
 HIGHEST = 0.05
+BASE_SHARE = 0.6
 
 
 def _architecture(**changes: object) -> Callable[[Preset], Preset]:
     return lambda preset: preset.model_copy(update={"architecture": preset.architecture.model_copy(update=changes)})
 
 
-def _frozen(levels: int) -> Callable[[Preset], Preset]:
-    """Share so many of the finest levels between the two flows."""
-    return lambda preset: preset.model_copy(
-        update={
-            "architecture": preset.architecture.model_copy(update={"shared_levels": levels}),
-            "flow": preset.flow.model_copy(update={"frozen_levels": levels}),
-        }
-    )
+def _warm(levels: int) -> Callable[[Preset], Preset]:
+    """Train one flow on all images, fine-tune it into two; so many of the finest levels stay as they are in both."""
+
+    def change(preset: Preset) -> Preset:
+        epochs = preset.base.epochs + preset.flow.epochs
+        base = round(BASE_SHARE * epochs)
+        rate = preset.base.learning_rate
+        tuned = {"epochs": epochs - base, "frozen_levels": levels, "learning_rate": rate / 2}
+        return _sharing(preset, levels).model_copy(
+            update={
+                "base": preset.base.model_copy(update={"epochs": base}),
+                "flow": preset.flow.model_copy(update=tuned),
+            }
+        )
+
+    return change
 
 
 def _scratch(preset: Preset) -> Preset:
     """Train both flows from their initialisation, as the paper does, for as many epochs in all."""
     epochs = preset.base.epochs + preset.flow.epochs
     update = {"epochs": epochs, "frozen_levels": 0, "learning_rate": preset.base.learning_rate}
-    return _frozen(0)(preset).model_copy(
+    return _sharing(preset, 0).model_copy(
         update={
             "base": preset.base.model_copy(update={"epochs": 0}),
             "flow": preset.flow.model_copy(update=update),
         }
     )
+
+
+def _sharing(preset: Preset, levels: int) -> Preset:
+    return _architecture(shared_levels=levels)(preset)
+
+
+def _progressive(preset: Preset) -> Preset:
+    warm = _warm(1)(preset)
+    base = warm.base.model_copy(update={"epochs": warm.base.epochs // 3})
+    return warm.model_copy(update={"progression": (4, 12), "base": base})
 
 
 def _half_as_fine(preset: Preset) -> Preset:
@@ -74,16 +93,15 @@ def _half_as_fine(preset: Preset) -> Preset:
 VARIANTS: dict[str, Callable[[Preset], Preset]] = {
     "preset": lambda preset: preset,
     "scratch": _scratch,
-    "warm, nothing shared": _frozen(0),
-    "two levels shared": _frozen(2),
+    "warm, nothing shared": _warm(0),
+    "warm, one level shared": _warm(1),
+    "warm, two levels shared": _warm(2),
     "width by level": lambda preset: _architecture(widths=(16, 64, 128)[: preset.architecture.levels])(preset),
     "not standardised": lambda preset: preset.model_copy(
         update={"transform": preset.transform.model_copy(update={"standardise": False})}
     ),
     "half as fine": _half_as_fine,
-    "progressive grey levels": lambda preset: preset.model_copy(
-        update={"progression": (4, 12), "base": preset.base.model_copy(update={"epochs": preset.base.epochs // 3})}
-    ),
+    "warm, one level shared, progressive grey levels": _progressive,
 }
 
 
