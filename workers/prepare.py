@@ -138,7 +138,8 @@ class NodeTasks:
         grids = {modality: bundle.preprocessing for modality, bundle in self._bundles.items()}
         prepared = prepare(sources, grids)
         self._tray.put(study.id, replace(prepared.model_input, relevance=self._maps_wanted))
-        self._ledger.prepared(job_id, fence, self._bundles[prepared.modality].digest, prepared.sources)
+        digest = self._bundles[prepared.modality].digest
+        self._ledger.prepared(job_id, fence, digest, prepared.sources, prepared.notes)
 
     def _give_back(self, study: Study, job_id: int, fence: int, exc: Exception) -> None:
         # The message of a foreign exception may quote a data set; its type and place never do.

@@ -82,8 +82,10 @@ def test_a_study_on_its_whole_road(ledger: Ledger, clock: Clock) -> None:
     assert started.state is State.PREPARING
     assert ledger.job(job.id).lease_until == clock.now + LEASE_S
 
-    score_job = ledger.prepared(job.id, job.fence, DIGEST, [f"{uid}.1.2", f"{uid}.1.1"])
+    score_job = ledger.prepared(job.id, job.fence, DIGEST, [f"{uid}.1.2", f"{uid}.1.1"], ["2 slices", "5 mm"])
     assert score_job is not None
+    assert ledger.events(study.id)[-1].reason == "2 slices; 5 mm"
+    assert ledger.study_by_id(study.id).reason == ""
     assert (score_job.stage, score_job.state, score_job.bundle_digest) == (Stage.SCORE, JobState.READY, DIGEST)
     assert ledger.job(job.id).state is JobState.DONE
     assert [i.sop_instance_uid for i in ledger.sources_of(study.id)] == [f"{uid}.1.2", f"{uid}.1.1"]

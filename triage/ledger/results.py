@@ -27,9 +27,16 @@ class Results(Room):
     """What the workers' results do to the ledger."""
 
     def prepared(
-        self, job_id: int, fence: int, bundle_digest: str, source_sop_instance_uids: Sequence[str]
+        self,
+        job_id: int,
+        fence: int,
+        bundle_digest: str,
+        source_sop_instance_uids: Sequence[str],
+        notes: Sequence[str] = (),
     ) -> Job | None:
         """Take the end of a PREPARE job: the study is scoring, its SCORE job ready.
+
+        The event keeps ``notes``: which images were chosen, and what was done to them.
 
         Returns
         -------
@@ -50,7 +57,7 @@ class Results(Room):
                 study = self._lock_study(connection, study.id)
             _replace_sources(connection, study, source_sop_instance_uids)
             _finish(connection, job, bundle_digest)
-            self._move(connection, study, State.SCORING, actor="prepare", reason="")
+            self._move(connection, study, State.SCORING, actor="prepare", reason="; ".join(notes))
             return self._arm(connection, study.id, Stage.SCORE, bundle_digest)
 
     def scored(

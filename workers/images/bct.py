@@ -28,6 +28,9 @@ PREFERRED_KVP = 120.0
 #: Heads are mostly turned a little; from here on a reader is told.
 TOLD_DEGREES = 5.0
 
+#: A peer's text goes no further than it is printable, and a value of VR SH long.
+_UNPRINTABLE = re.compile(r"[^ -~]")
+KERNEL_LENGTH = 16
 _HEAD = re.compile(r"HEAD|BRAIN|CEREBR|CRAN|SKULL|KOPF|SCHAEDEL|SCHÄDEL|TETE|NEURO", re.IGNORECASE)
 #: Makers' names of sharp kernels. Siemens: H60s, Hr59, J70h, B70f, U90u; Canon FC30 to FC35, FC50s, FC80s; GE BONE,
 #: BONEPLUS, EDGE, LUNG, ULTRA; Philips D, E, L, YA to YD, EB, EC.
@@ -100,7 +103,9 @@ def _prepared(stack: Stack, grid: Grid) -> Prepared:
     laid = pose(volume, frame, grid)
     pixels = on_grid(volume, laid, grid)
     first = stack.frames[0]
-    notes = [f"{len(stack.frames)} slices", f"{first.thickness_mm:g} mm"] + ([first.kernel] if first.kernel else [])
+    notes = [f"{len(stack.frames)} slices", f"{first.thickness_mm:g} mm"]
+    if kernel := _UNPRINTABLE.sub("", first.kernel):
+        notes.append(f"kernel {kernel[:KERNEL_LENGTH]}")
     if stack.tilt_degrees > 0.5:
         notes.append(f"gantry tilt of {stack.tilt_degrees:.1f} degrees corrected")
     if abs(laid.turned_degrees) >= TOLD_DEGREES:
