@@ -23,7 +23,8 @@ from torch import Tensor
 from workers.flows.bijections import Level, SplitPrior
 from workers.flows.fold import FoldedLevel, fold_level
 from workers.flows.glow import Glow, grey_cell
-from workers.flows.strips import Workers, chunk_sites, one_thread_each, run_steps
+from workers.flows.strips import chunk_sites, run_steps
+from workers.flows.threads import Workers, one_thread_each
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,7 @@ class SetClassifier:
     """
 
     def __init__(self, spec: Classifier, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        self.device = device
         self.extract = FeatureExtractor(spec, tensors, device)
         self.mean, self.scale, self.weight, self.bias = (tensors[name].cpu().numpy() for name in HEAD)
 

@@ -3,9 +3,7 @@
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import EllipsisType
@@ -16,6 +14,7 @@ from torch import Tensor
 from triage.manifest import Scale
 from workers.flows.bijections import scale_and_log
 from workers.flows.fold import ENDS, Border, FoldedLevel, FoldedStep, border_states
+from workers.flows.threads import Workers
 
 HIDDEN_NUMBERS = {"cpu": 1 << 18, "cuda": 1 << 26}
 """Hidden channels times sites of a chunk: on a CPU its hidden map fits in a core's cache, a GPU wants many."""
@@ -98,43 +97,6 @@ def _blocks(
 def _has_block(border: Border) -> bool:
     """Whether the first convolution's columns don't say all about a kind of site: see `FoldedStep.edge1`."""
     return any(low or high for low, high in border[:2]) or all(border[2])
-
-
-class Workers:
-    """Threads that each compute with one thread, so that a strip's result can't depend on their number."""
-
-    def __init__(self, pool: ThreadPoolExecutor | None) -> None:
-        self._pool = pool
-
-    def each(self, tasks: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
-        """Return every task's result, in order."""
-        if self._pool is None or len(tasks) == 1:
-            return [task() for task in tasks]
-        return list(self._pool.map(_call, tasks))
-
-
-def _call(task: Callable[[], Tensor]) -> Tensor:
-    with torch.inference_mode():
-        return task()
-
-
-@lru_cache(maxsize=4)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="flows", initializer=torch.set_num_threads, initargs=(1,))
-
-
-@contextmanager
-def one_thread_each(device: torch.device) -> Iterator[Workers]:
-    """Give as many workers as torch has threads, and one thread to every operation until the end."""
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield Workers(None)
-        return
-    torch.set_num_threads(1)
-    try:
-        yield Workers(_pool(threads))
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Scratch(threading.local):
