@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from triage.errors import NotScoredError
 from workers.images.pixels import Floats
-from workers.images.resample import TISSUE, HeadFrame, on_grid
+from workers.images.resample import TISSUE, HeadFrame, Raster, on_grid
 from workers.images.volume import HU_OFFSET, Volume
 
 #: Everything from here on is bone (also where the data were clipped at 100 HU).
@@ -50,17 +50,8 @@ MAX_UNEVENNESS = 0.75
 #: so much of the largest cross-section more than it does beside it (a head that moved by 6 mm hardly gets there).
 MAX_SEAM, MAX_OUTLINE_JUMP = 0.85, 0.1
 SEAM_SMOOTHING_MM = 3.0
-
-
-@dataclass(frozen=True)
-class CoarseGrid:
-    """The raster on which heads are compared with the mean head."""
-
-    size: tuple[int, ...] = (16, 32, 32)
-    spacing_mm: tuple[float, ...] | None = (10.0, 7.0, 7.0)
-    straighten: bool = False
-
-
+#: The raster on which heads are compared with the mean head.
+COARSE = Raster(size=(16, 32, 32), spacing_mm=(10.0, 7.0, 7.0))
 #: Of the coarse grid's slices the lower ones, where heads differ in how far down they were scanned, don't count.
 COMPARED = slice(4, 16)
 COARSE_SMOOTHING_MM = 4.0
@@ -169,7 +160,7 @@ def coarse_head(volume: Volume, frame: HeadFrame) -> Floats:
     """Return a head on a coarse grid, float32 (16, 32, 32), slices from below."""
     sigma = [COARSE_SMOOTHING_MM / mm for mm in volume.voxel_mm]
     smooth = replace(volume, values=ndimage.gaussian_filter(volume.values, sigma))
-    head: Floats = on_grid(smooth, frame, CoarseGrid()).astype(np.float32)
+    head: Floats = on_grid(smooth, frame, COARSE).astype(np.float32)
     return head
 
 

@@ -25,6 +25,15 @@ RIM_PIXELS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
+class Raster:
+    """A grid of our own, to look at a head on; see `workers.images.sources.Grid`."""
+
+    size: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    straighten: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadFrame:
     """Where the head is.
 

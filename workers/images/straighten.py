@@ -4,14 +4,14 @@ Of 55 head CTs (CT-ICH) half were turned by more than 5 degrees and six by more 
 and what knows a place by the normal heads there, needs them straight.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from workers.images.pixels import Floats
-from workers.images.resample import HeadFrame, framed, on_grid
+from workers.images.resample import HeadFrame, Raster, framed, on_grid
 from workers.images.sources import Grid
 from workers.images.volume import Volume
 
@@ -22,19 +22,9 @@ STARTS_DEGREES = np.arange(-MAX_DEGREES, MAX_DEGREES + 1, 4.0)
 STARTS_MM = (-6.0, 0.0, 6.0)
 FINEST = 0.25
 SMOOTHING_PIXELS = 1.0
-
-
-@dataclass(frozen=True)
-class _Box:
-    """The raster on which the line is looked for: the upper 84 mm of a head, above nose and chin."""
-
-    size: tuple[int, ...] = (9, 64, 64)
-    spacing_mm: tuple[float, ...] | None = (10.0, 3.5, 3.5)
-    straighten: bool = False
-
-
-BOX = _Box()
 PIXEL_MM = 3.5
+#: Where the line is looked for: the upper 84 mm of a head, above nose and chin.
+BOX = Raster(size=(9, 64, 64), spacing_mm=(10.0, PIXEL_MM, PIXEL_MM))
 
 
 def pose(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadFrame:

@@ -262,7 +262,8 @@ def _starter_cxr() -> Preset:
     """Coarse and standardised: what tells disease is coarse, and fine texture tells machines apart (measured).
 
     Both flows start from their initialisation and share nothing, as the paper's: 0.77 for adults' plain ratio where
-    heads on a shared trunk gave 0.73, and 0.95 for 0.91 for children's (measured by tests/bench/flow_variants.py).
+    heads on a shared trunk gave 0.72, and 0.93 for 0.89 for children's (means of three seeds; the bench
+    tests/bench/flow_variants.py measures it).
     """
     schedule = Schedule(epochs=16, batch=32, micro_batch=32, learning_rate=1e-3, patience=4, shift=4)
     return Preset(
