@@ -90,6 +90,19 @@ def _half_as_fine(preset: Preset) -> Preset:
     )
 
 
+def _twice_as_fine(preset: Preset) -> Preset:
+    pool = (*preset.transform.pool[:-2], *(n // 2 for n in preset.transform.pool[-2:]))
+    widths, size = preset.architecture.widths, preset.architecture.size
+    update = {"size": (*size[:-2], *(2 * n for n in size[-2:])), "widths": (widths[0], *widths)}
+    return preset.model_copy(
+        update={
+            "transform": preset.transform.model_copy(update={"pool": pool}),
+            "architecture": preset.architecture.model_copy(update=update),
+            "weights": (1.0, *preset.weights),
+        }
+    )
+
+
 VARIANTS: dict[str, Callable[[Preset], Preset]] = {
     "preset": lambda preset: preset,
     "scratch": _scratch,
@@ -101,6 +114,7 @@ VARIANTS: dict[str, Callable[[Preset], Preset]] = {
         update={"transform": preset.transform.model_copy(update={"standardise": False})}
     ),
     "half as fine": _half_as_fine,
+    "twice as fine, a level more": _twice_as_fine,
     "warm, one level shared, progressive grey levels": _progressive,
 }
 

@@ -1,11 +1,14 @@
 """How far float32 is from float64 in the log ratio at the paper's full depth and grid, on trained weights.
 
     .venv/bin/python -m tests.bench.precision [--preset paper-cxr|paper-bct] [--width 32] [--minutes 9] [--json]
+    .venv/bin/python -m tests.bench.precision --width 512 --minutes 30 --warm-up 20 --apart 3 --initial 3
 
 A flow with the paper's grid, levels and depth, and narrow coupling nets so that minutes suffice, is trained on the
-images in ``../shared/data``; the second flow of the pair is that flow ten steps later. Then every image's log ratio is
+images in ``../shared/data``; the second flow of the pair is that flow some steps later. Then every image's log ratio is
 computed by the engine in float32 (float64 sums) and in float64. Random weights would be chaotic and say nothing. The
 gate that `models verify` asks of every bundle is 0.2 nat (`workers.flows.precision.GATE_NATS`).
+
+The second is of the paper's full width: minutes a step, hence few steps; about an hour a preset.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import json
 import math
 import time
 from copy import deepcopy
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,17 +30,25 @@ from workers.lab.fit import shifted
 from workers.lab.images import load
 from workers.lab.presets import find_preset
 
-LEARNING_RATE, WARM_UP, CLIP = 2e-4, 50, 1.0
-APART = 10
-INITIAL = 32
+CLIP = 1.0
 SOURCES = {"CXR": "dicom_cxr", "BCT": "bct_ctich.npz?hu=-20..100&spacing=0.15625*n_slices,1.56,1.56"}
 
 
-def pair(
-    preset_name: str, width: int, minutes: float, console: Console
-) -> tuple[list[Glow], np.ndarray, dict[str, float]]:
+@dataclass(frozen=True)
+class Course:
+    """How a pair is trained: see the command's options."""
+
+    width: int
+    minutes: float
+    learning_rate: float
+    warm_up: int
+    apart: int
+    initial: int
+
+
+def pair(preset_name: str, course: Course, console: Console) -> tuple[list[Glow], np.ndarray, dict[str, float]]:
     """Return a trained pair, the images that were kept from it, and how training went."""
-    preset = find_preset(preset_name)
+    preset, width = find_preset(preset_name), course.width
     architecture = preset.architecture.model_copy(update={"widths": (width,) * preset.architecture.levels})
     images = load([str(shared("data") / SOURCES[preset.modality])], preset.preprocessing, preset.modality).pixels
     kept, images = images[:8], images[8:]
@@ -48,14 +60,14 @@ def pair(
         return dequantise(torch.from_numpy(some).unsqueeze(1).float(), architecture.grey_levels, u)
 
     flow = Glow(architecture)
-    flow.initialise(batch(INITIAL, noise=True))
+    flow.initialise(batch(course.initial, noise=True))
     flow.use_checkpointing()
-    optimiser = torch.optim.Adam(flow.parameters(), lr=LEARNING_RATE)
+    optimiser = torch.optim.Adam(flow.parameters(), lr=course.learning_rate)
     first: Glow | None = None
     bits, step, steps, started = [], 0, math.inf, time.process_time()
     while step < steps:
         for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP)
+            group["lr"] = course.learning_rate * min(1.0, (step + 1) / course.warm_up)
         optimiser.zero_grad(set_to_none=True)
         loss = -flow.log_prob(batch(1, noise=True)).mean() / architecture.dimensions / math.log(2)
         loss.backward()
@@ -63,12 +75,12 @@ def pair(
         optimiser.step()
         bits.append(float(loss.detach()))
         step += 1
-        if step % 10 == 0:
-            console.print(f"{preset_name}: step {step}, {np.mean(bits[-10:]):.3f} bits/dim", highlight=False)
-        if first is None and time.process_time() - started > 60 * minutes:
-            first, steps = deepcopy(flow), step + APART
+        if step % course.apart == 0:
+            console.print(f"{preset_name}: step {step}, {np.mean(bits[-course.apart :]):.3f} bits/dim", highlight=False)
+        if first is None and time.process_time() - started > 60 * course.minutes:
+            first, steps = deepcopy(flow), step + course.apart
     assert first is not None
-    trained = {"steps": step, "first_bits_per_dim": bits[0], "last_bits_per_dim": float(np.mean(bits[-10:]))}
+    trained = {"steps": step, "first_bits_per_dim": bits[0], "last_bits_per_dim": float(np.mean(bits[-course.apart :]))}
     return [one.requires_grad_(False).eval() for one in (first, flow)], kept, trained
 
 
@@ -98,11 +110,17 @@ def main() -> None:
     parser.add_argument("--preset", choices=("paper-cxr", "paper-bct"), action="append", help="default: both")
     parser.add_argument("--width", type=int, default=32, help="hidden channels of the coupling nets")
     parser.add_argument("--minutes", type=float, default=9.0, help="of training, each, of processor time")
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--warm-up", type=int, default=50, help="steps until the whole learning rate")
+    parser.add_argument("--apart", type=int, default=10, help="steps between the two flows of the pair")
+    parser.add_argument("--initial", type=int, default=32, help="images of the data-dependent initialisation")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    wanted = {name: value for name, value in vars(arguments).items() if name not in ("preset", "json")}
+    course = Course(**wanted)
     console, found = Console(stderr=True), {}
     for name in arguments.preset or ("paper-cxr", "paper-bct"):
-        flows, images, trained = pair(name, arguments.width, arguments.minutes, console)
+        flows, images, trained = pair(name, course, console)
         found[name] = {"width": arguments.width, **trained, **errors(flows, images)}
         if not arguments.json:
             print(name, *(f"  {key}: {value:.4g}" for key, value in found[name].items()), sep="\n", flush=True)
