@@ -39,14 +39,21 @@ def _architecture(**changes: object) -> Callable[[Preset], Preset]:
     return lambda preset: preset.model_copy(update={"architecture": preset.architecture.model_copy(update=changes)})
 
 
-def _warm(levels: int) -> Callable[[Preset], Preset]:
-    """Train one flow on all images, fine-tune it into two; so many of the finest levels stay as they are in both."""
+def _started(base_share: float, levels: int = 0) -> Callable[[Preset], Preset]:
+    """Train one flow on all images for a share of the epochs, and two from it for the rest.
+
+    A share of 0 trains both from their initialisation, as the paper does. So many of the finest levels stay as they
+    are in both.
+    """
 
     def change(preset: Preset) -> Preset:
-        epochs = preset.base.epochs + preset.flow.epochs
-        base = round(BASE_SHARE * epochs)
-        rate = preset.base.learning_rate
-        tuned = {"epochs": epochs - base, "frozen_levels": levels, "learning_rate": rate / 2}
+        epochs, rate = preset.base.epochs + preset.flow.epochs, preset.base.learning_rate
+        base = round(base_share * epochs)
+        tuned = {
+            "epochs": epochs - base,
+            "frozen_levels": levels,
+            "learning_rate": rate / 2 if base else rate,
+        }
         return _sharing(preset, levels).model_copy(
             update={
                 "base": preset.base.model_copy(update={"epochs": base}),
@@ -57,24 +64,12 @@ def _warm(levels: int) -> Callable[[Preset], Preset]:
     return change
 
 
-def _scratch(preset: Preset) -> Preset:
-    """Train both flows from their initialisation, as the paper does, for as many epochs in all."""
-    epochs = preset.base.epochs + preset.flow.epochs
-    update = {"epochs": epochs, "frozen_levels": 0, "learning_rate": preset.base.learning_rate}
-    return _sharing(preset, 0).model_copy(
-        update={
-            "base": preset.base.model_copy(update={"epochs": 0}),
-            "flow": preset.flow.model_copy(update=update),
-        }
-    )
-
-
 def _sharing(preset: Preset, levels: int) -> Preset:
     return _architecture(shared_levels=levels)(preset)
 
 
 def _progressive(preset: Preset) -> Preset:
-    warm = _warm(1)(preset)
+    warm = _started(BASE_SHARE, 1)(preset)
     base = warm.base.model_copy(update={"epochs": warm.base.epochs // 3})
     return warm.model_copy(update={"progression": (4, 12), "base": base})
 
@@ -105,10 +100,10 @@ def _twice_as_fine(preset: Preset) -> Preset:
 
 VARIANTS: dict[str, Callable[[Preset], Preset]] = {
     "preset": lambda preset: preset,
-    "scratch": _scratch,
-    "warm, nothing shared": _warm(0),
-    "warm, one level shared": _warm(1),
-    "warm, two levels shared": _warm(2),
+    "scratch": _started(0.0),
+    "warm, nothing shared": _started(BASE_SHARE, 0),
+    "warm, one level shared": _started(BASE_SHARE, 1),
+    "warm, two levels shared": _started(BASE_SHARE, 2),
     "width by level": lambda preset: _architecture(widths=(16, 64, 128)[: preset.architecture.levels])(preset),
     "not standardised": lambda preset: preset.model_copy(
         update={"transform": preset.transform.model_copy(update={"standardise": False})}
