@@ -167,7 +167,7 @@ class Preset(BaseModel):
     classifier: ClassifierRecipe | None = None
     local: LocalRecipe | None = None
     combination: dict[Literal["flows", "set_classifier", "local_classifier"], float] = {
-        "flows": 0.5,
+        "flows": 0.25,
         "set_classifier": 1.0,
         "local_classifier": 0.5,
     }
