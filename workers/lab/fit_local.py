@@ -169,8 +169,9 @@ def fit_local(
     """
     recipe = recipe.model_copy(update={"steps": _steps(recipe, normal, mixture)})
     spec = recipe.spec
-    everything = ImageSet.union([normal, mixture])
-    expected = _expected(recipe, everything, torch.Generator().manual_seed(seed)) if spec.components else None
+    expected: Expected | None = None
+    if spec.components:
+        expected = _expected(recipe, ImageSet.union([normal, mixture]), torch.Generator().manual_seed(seed))
     tensors: dict[str, Tensor] = {}
     if expected is not None:
         kept = vars(expected) | {"basis": expected.basis.half()}
