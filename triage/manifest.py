@@ -198,7 +198,7 @@ class Local(_Part):
     neighbours : int
         BCT: so many slices on either side of one are further channels.
     components : int
-        Principal components of both sets' training images; what they leave of an image is a further channel. 0: none.
+        Principal components of normal images; what they leave of an image is a further channel. 0: no such channel.
     top : float
         The map's statistic is the mean of this share of its highest logits; BCT: of every slice's.
     slices : int

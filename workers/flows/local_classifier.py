@@ -108,12 +108,12 @@ def with_neighbours(slices: Tensor, spec: Local) -> Tensor:
 
 @dataclass(frozen=True)
 class Expected:
-    """A linear model of usual slices as the network sees them: their mean and first principal components.
+    """A linear model of normal slices as the network sees them: their mean and first principal components.
 
     Attributes
     ----------
     centre, spread : torch.Tensor
-        float32, (h, w): the mean, and how far images are from what is expected of them.
+        float32, (h, w): the mean, and how far normals are from what is expected of them.
     basis : torch.Tensor
         float32, (K, h, w): orthonormal components.
     """
@@ -123,7 +123,7 @@ class Expected:
     spread: Tensor
 
     def surprise(self, slices: Tensor) -> Tensor:
-        """Return what is left of slices, (N, 1, h, w), beyond what is expected, in usual spreads at the place."""
+        """Return what is left of slices, (N, 1, h, w), beyond what is expected, in spreads of normals at the place."""
         found = []
         for one in slices[:, 0] - self.centre:
             # Sums, not a matrix product: the same bits for any number of threads.
@@ -147,7 +147,7 @@ def channels(stack: Tensor, spec: Local, expected: Expected | None) -> Tensor:
     """Return what the network sees of slices with their neighbours, (N, 2 k + 1, h, w): (N, C, h, w).
 
     The slices; the middle one's local contrast, which tells nothing of brightness and little of the machine; its mirror
-    image, where the manifest says so; and, where there is a model of usual ones, what it doesn't expect of it.
+    image, where the manifest says so; and, where there is a model of normals, what it doesn't expect of it.
     """
     x = standardised(stack, spec)
     middle = x[:, spec.neighbours : spec.neighbours + 1]

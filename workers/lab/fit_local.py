@@ -32,7 +32,7 @@ from workers.flows.local_classifier import (
 )
 from workers.lab.alterations import moved, moves, recoloured
 from workers.lab.heads import Heads, folds, slice_standard, without
-from workers.lab.image_set import ImageSet, Pixels, share
+from workers.lab.image_set import ImageSet, Pixels
 from workers.lab.planted import with_place
 from workers.lab.presets import LocalRecipe
 
@@ -169,9 +169,7 @@ def fit_local(
     """
     recipe = recipe.model_copy(update={"steps": _steps(recipe, normal, mixture)})
     spec = recipe.spec
-    expected: Expected | None = None
-    if spec.components:
-        expected = _expected(recipe, ImageSet.union([normal, mixture]), torch.Generator().manual_seed(seed))
+    expected = _expected(recipe, normal, torch.Generator().manual_seed(seed)) if spec.components else None
     tensors: dict[str, Tensor] = {}
     if expected is not None:
         kept = vars(expected) | {"basis": expected.basis.half()}
@@ -281,16 +279,13 @@ def _loss(network: Network, batch: _Batch, recipe: LocalRecipe, device: torch.de
     return loss
 
 
-def _expected(recipe: LocalRecipe, images: ImageSet, generator: torch.Generator) -> Expected:
-    """Fit the linear model to images of both sets and moved copies of them.
+def _expected(recipe: LocalRecipe, normal: ImageSet, generator: torch.Generator) -> Expected:
+    """Fit the linear model to images and moved copies of them.
 
-    Of both: a model knows the images that it was fitted to, so one of normal images alone would tell the training
-    images of the normal set from all others, and the network would learn that instead of disease. How far images are
-    from it is judged on those of the second half by the first half's.
+    How far normals are from it is judged on those of the second half by the first half's.
     """
     cpu, spec = torch.device("cpu"), recipe.spec
-    order = sorted(range(len(images)), key=lambda number: share(images.keys[number], "expected"))
-    slices = torch.cat([planes(images.pixels[number], spec, cpu) for number in order])
+    slices = torch.cat([planes(image, spec, cpu) for image in normal.pixels])
     slices = slices[: len(slices) // 2 * 2]
     copies = moved(slices, moves(len(slices) // 2, _STANDING * recipe.strength, generator, mirrored=False))
     x = standardised(torch.stack([slices, copies], 1).flatten(0, 1), spec.model_copy(update={"neighbours": 0}))

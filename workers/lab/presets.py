@@ -185,9 +185,8 @@ _CXR_CLASSIFIER = ClassifierRecipe(
 )
 _CXR_LOCAL = LocalRecipe(
     # Its map shows where; its logit "from the mixture" ranks better than both of "something was planted" (children 0.84
-    # against 0.73 and 0.69, planted lesions 0.77 against 0.71 and 0.72). Two networks: one alone is 0.70 or 0.75 for
-    # adults, as its seed has it, two together 0.75, three 0.75.
-    spec=Local(size=(64, 64), widths=(24, 32, 48, 64), members=2, components=150, weights=(0.0, 0.0, 1.0)),
+    # against 0.73 and 0.69, planted lesions 0.77 against 0.71 and 0.72).
+    spec=Local(size=(64, 64), widths=(24, 32, 48, 64), components=150, weights=(0.0, 0.0, 1.0)),
     steps=800,
     faint=0.12,
     plain=0.7,
