@@ -49,11 +49,7 @@ def _started(base_share: float, levels: int = 0) -> Callable[[Preset], Preset]:
     def change(preset: Preset) -> Preset:
         epochs, rate = preset.base.epochs + preset.flow.epochs, preset.base.learning_rate
         base = round(base_share * epochs)
-        tuned = {
-            "epochs": epochs - base,
-            "frozen_levels": levels,
-            "learning_rate": rate / 2 if base else rate,
-        }
+        tuned = {"epochs": epochs - base, "frozen_levels": levels, "learning_rate": rate / 2 if base else rate}
         return _sharing(preset, levels).model_copy(
             update={
                 "base": preset.base.model_copy(update={"epochs": base}),
@@ -74,28 +70,24 @@ def _progressive(preset: Preset) -> Preset:
     return warm.model_copy(update={"progression": (4, 12), "base": base})
 
 
-def _half_as_fine(preset: Preset) -> Preset:
-    pool = (*preset.transform.pool[:-2], *(2 * n for n in preset.transform.pool[-2:]))
-    size = (*preset.architecture.size[:-2], *(n // 2 for n in preset.architecture.size[-2:]))
-    return preset.model_copy(
-        update={
-            "transform": preset.transform.model_copy(update={"pool": pool}),
-            "architecture": preset.architecture.model_copy(update={"size": size}),
-        }
-    )
+def _regridded(times: float, *, more_levels: int = 0) -> Callable[[Preset], Preset]:
+    """See images ``times`` as fine, with so many levels more, as wide as the finest."""
 
-
-def _twice_as_fine(preset: Preset) -> Preset:
-    pool = (*preset.transform.pool[:-2], *(n // 2 for n in preset.transform.pool[-2:]))
-    widths, size = preset.architecture.widths, preset.architecture.size
-    update = {"size": (*size[:-2], *(2 * n for n in size[-2:])), "widths": (widths[0], *widths)}
-    return preset.model_copy(
-        update={
-            "transform": preset.transform.model_copy(update={"pool": pool}),
-            "architecture": preset.architecture.model_copy(update=update),
-            "weights": (1.0, *preset.weights),
+    def change(preset: Preset) -> Preset:
+        architecture, pool = preset.architecture, preset.transform.pool
+        update = {
+            "size": (*architecture.size[:-2], *(round(n * times) for n in architecture.size[-2:])),
+            "widths": architecture.widths[:1] * more_levels + architecture.widths,
         }
-    )
+        pooled = (*pool[:-2], *(round(n / times) for n in pool[-2:]))
+        return _architecture(**update)(preset).model_copy(
+            update={
+                "transform": preset.transform.model_copy(update={"pool": pooled}),
+                "weights": (1.0,) * more_levels + preset.weights,
+            }
+        )
+
+    return change
 
 
 VARIANTS: dict[str, Callable[[Preset], Preset]] = {
@@ -108,8 +100,8 @@ VARIANTS: dict[str, Callable[[Preset], Preset]] = {
     "not standardised": lambda preset: preset.model_copy(
         update={"transform": preset.transform.model_copy(update={"standardise": False})}
     ),
-    "half as fine": _half_as_fine,
-    "twice as fine, a level more": _twice_as_fine,
+    "half as fine": _regridded(0.5),
+    "twice as fine, a level more": _regridded(2.0, more_levels=1),
     "warm, one level shared, progressive grey levels": _progressive,
 }
 
