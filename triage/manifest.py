@@ -199,6 +199,8 @@ class Local(_Part):
         BCT: so many slices on either side of one are further channels.
     components : int
         Principal components of normal images; what they leave of an image is a further channel. 0: no such channel.
+    turns : tuple of float
+        CXR: statistics are means over the image turned by so many degrees: how upright a patient stands means little.
     top : float
         The map's statistic is the mean of this share of its highest logits; BCT: of every slice's.
     slices : int
@@ -222,6 +224,9 @@ class Local(_Part):
     window: tuple[FiniteFloat, FiniteFloat] | None = None
     neighbours: int = Field(0, ge=0, le=4)
     components: int = Field(0, ge=0, le=512)
+    turns: Annotated[tuple[Annotated[FiniteFloat, Field(ge=-45, le=45)], ...], Field(min_length=1, max_length=9)] = (
+        0.0,
+    )
     top: float = Field(0.02, gt=0, le=1)
     slices: int = Field(1, ge=1, le=64)
     smooth: float = Field(0.0, ge=0, le=8)

@@ -19,7 +19,15 @@ from triage.messages import ModelInput, Score
 from workers.flows.classifiers import Classifiers
 from workers.flows.engine import Engine
 from workers.flows.estimators import BundleEstimators
-from workers.flows.local_classifier import LocalClassifier, channels, planes, shapes, standardised, with_neighbours
+from workers.flows.local_classifier import (
+    LocalClassifier,
+    channels,
+    planes,
+    shapes,
+    standardised,
+    turned,
+    with_neighbours,
+)
 from workers.flows.relevance import maps_of
 from workers.lab.fit_local import Network, fit_local
 from workers.lab.golden import check_golden, make_golden
@@ -64,15 +72,52 @@ def test_it_finds_what_it_was_never_shown_and_says_where() -> None:
     )
 
 
+def test_rehearsal_teaches_what_was_planted_and_not_which_set_an_image_is_of() -> None:
+    """A bright square tells the sets apart: only steps after the rehearsal teach that it does."""
+    normal, mixture = radiographs(40, 1)[0], radiographs(40, 2, spot=True)[0]
+    spotted, well = radiographs(30, 8, spot=True)[0].pixels, radiographs(30, 7)[0].pixels
+
+    def areas(recipe: LocalRecipe) -> list[float]:
+        classifier = LocalClassifier(SPEC, fit_local(recipe, normal, mixture, seed=0, device=CPU), CPU)
+        ill, healthy = (np.array([classifier.statistics(image) for image in images]) for images in (spotted, well))
+        return [float((ill[:, None, column] > healthy[:, column]).mean()) for column in range(3)]
+
+    untaught = areas(RECIPE.model_copy(update={"steps": 1}))
+    rehearsed = areas(RECIPE.model_copy(update={"steps": 1, "rehearsal": 90}))
+    taught = areas(RECIPE.model_copy(update={"set_weight": 1.0}))
+    assert max(untaught) < 0.9  # one step teaches nothing
+    assert min(rehearsed[:2]) > 0.9 > rehearsed[2]
+    assert min(taught) > 0.9
+
+
+def test_statistics_are_means_over_turned_images() -> None:
+    image = radiographs(1, 3, spot=True)[0].pixels[0]
+
+    def statistics(*turns: float) -> np.ndarray:
+        return LocalClassifier(SPEC.model_copy(update={"turns": turns}), fitted(), CPU).statistics(image)
+
+    assert np.array_equal(statistics(0.0), LocalClassifier(SPEC, fitted(), CPU).statistics(image))
+    assert np.allclose(statistics(-4.0, 0.0, 4.0), np.mean([statistics(turn) for turn in (-4.0, 0.0, 4.0)], 0))
+    assert not np.allclose(statistics(4.0), statistics(0.0))
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 24)])
+def test_an_image_is_turned_about_its_middle(shape: tuple[int, int]) -> None:
+    x = torch.rand(2, 1, *shape)
+    assert torch.allclose(turned(x, 180.0), x.flip(-1, -2), atol=1e-5)
+    upright = turned(x, 90.0)[..., shape[1] // 2 - 8 : shape[1] // 2 + 8]
+    assert torch.allclose(upright, x[..., shape[1] // 2 - 8 : shape[1] // 2 + 8].rot90(1, (-2, -1)), atol=1e-5)
+
+
 def test_training_repeats_itself_and_reports() -> None:
-    recipe = RECIPE.model_copy(update={"steps": 3, "spec": SPEC.model_copy(update={"members": 2})})
+    recipe = RECIPE.model_copy(update={"steps": 3, "rehearsal": 2, "spec": SPEC.model_copy(update={"members": 2})})
     normal, mixture = radiographs(10, 1)[0], radiographs(10, 2)[0]
     told: list[tuple[int, int]] = []
     one, two = (
         fit_local(recipe, normal, mixture, seed=1, device=CPU, report=lambda done, of: told.append((done, of)))
         for _ in range(2)
     )
-    assert told == [(step, 6) for step in range(1, 7)] * 2
+    assert told == [(step, 10) for step in range(1, 11)] * 2
     assert one.keys() == shapes(recipe.spec).keys()
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
     assert not torch.equal(one["0.stem.weight"], one["1.stem.weight"])

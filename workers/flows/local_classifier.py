@@ -5,6 +5,7 @@ It learned from normal and from unlabelled images, into half of which artificial
 was needed. An image goes through it alone, mirrored beside itself, so that no batch changes its numbers.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -15,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool3d, conv2d, interpolate, linear, pad, relu
+from torch.nn.functional import adaptive_max_pool3d, conv2d, grid_sample, interpolate, linear, pad, relu
 
 from triage.bundles import LOCAL, Bundle
 from triage.errors import BundleError
@@ -104,6 +105,17 @@ def with_neighbours(slices: Tensor, spec: Local) -> Tensor:
     reach = spec.neighbours
     padded = torch.cat([slices[:1]] * reach + [slices] + [slices[-1:]] * reach)
     return torch.cat([padded[shift : shift + len(slices)] for shift in range(2 * reach + 1)], 1)
+
+
+def turned(slices: Tensor, degrees: float) -> Tensor:
+    """Return slices, (N, 1, h, w), turned about their middle, edges repeated."""
+    height, width = slices.shape[-2:]
+    y, x = (torch.arange(n, device=slices.device) - (n - 1) / 2 for n in (height, width))
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    across, down = cos * x[None, :] - sin * y[:, None], sin * x[None, :] + cos * y[:, None]
+    # Sums, not a matrix product: the same bits for any number of threads.
+    where = torch.stack([2 * across / width, 2 * down / height], -1).expand(len(slices), -1, -1, -1)
+    return grid_sample(slices, where, padding_mode="border", align_corners=False)
 
 
 @dataclass(frozen=True)
@@ -232,19 +244,25 @@ class LocalClassifier:
     def statistics(self, pixels: Grey) -> Maps:
         """Return the three statistics of one image, not standardised, float64, (3,)."""
         spec = self.spec
+        if self.slices is None:
+            found = [_of_radiograph(*self.members(pixels, turn), spec.top) for turn in spec.turns]
+            averaged: Maps = np.stack(found).mean(0)
+            return averaged
         logits, heads = self.members(pixels)
-        if self.slices is not None:
-            by_slice = self.slices(Reading.of(logits, pixels, spec).by_slice(spec.top))
-            highest = np.sort(by_slice)[-spec.slices :].mean()
-        else:
-            flat = np.sort(logits.mean(0).ravel())
-            highest = flat[-max(1, round(spec.top * flat.size)) :].mean()
+        by_slice = self.slices(Reading.of(logits, pixels, spec).by_slice(spec.top))
         slices = np.sort(heads.mean(0), 0)[-spec.slices :].mean(0)
-        return np.concatenate([[highest], slices])
+        return np.concatenate([[np.sort(by_slice)[-spec.slices :].mean()], slices])
 
     @torch.inference_mode()
-    def members(self, pixels: Grey) -> tuple[Maps, Maps]:
+    def members(self, pixels: Grey, turn: float = 0.0) -> tuple[Maps, Maps]:
         """Return the outputs of every network on one image, averaged with those on its mirror image.
+
+        Parameters
+        ----------
+        pixels : numpy.ndarray
+            uint8, (H, W) or (D, H, W), on the bundle's grid.
+        turn : float
+            By so many degrees it is turned first.
 
         Returns
         -------
@@ -253,7 +271,8 @@ class LocalClassifier:
             that show no brain are not looked at: `NOTHING`.
         """
         seen = np.flatnonzero(inside_skull(pixels).any((1, 2))) if pixels.ndim == 3 else [0]
-        stack = with_neighbours(planes(pixels, self.spec, self.device), self.spec)
+        slices = planes(pixels, self.spec, self.device)
+        stack = with_neighbours(turned(slices, turn) if turn else slices, self.spec)
         size = [n // STRIDE for n in self.spec.size]
         logits = torch.full((self.spec.members, len(stack), *size), NOTHING, dtype=torch.float64)
         heads = torch.full((self.spec.members, len(stack), 2), NOTHING, dtype=torch.float64)
@@ -292,3 +311,9 @@ class LocalClassifier:
         # A sum, not a convolution: oneDNN's of 1 x 1 gives other bits for another number of threads.
         logits = (maps * weights[f"{member}map.weight"]).sum(1, keepdim=True) + weights[f"{member}map.bias"]
         return logits, linear(pooled, weights[f"{member}head.weight"], weights[f"{member}head.bias"])
+
+
+def _of_radiograph(logits: Maps, heads: Maps, top: float) -> Maps:
+    """Return the statistics of an image by the outputs of `LocalClassifier.members`."""
+    flat = np.sort(logits.mean(0).ravel())
+    return np.concatenate([[flat[-max(1, round(top * flat.size)) :].mean()], heads.mean((0, 1))])

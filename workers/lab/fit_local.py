@@ -167,7 +167,7 @@ def fit_local(
     report : callable
         Gets how many steps were made, and of how many.
     """
-    recipe = recipe.model_copy(update={"steps": _steps(recipe, normal, mixture)})
+    recipe = _fitting(recipe, normal, mixture)
     spec = recipe.spec
     expected = _expected(recipe, normal, torch.Generator().manual_seed(seed)) if spec.components else None
     tensors: dict[str, Tensor] = {}
@@ -176,8 +176,9 @@ def fit_local(
         tensors = {f"expected.{name}": tensor.contiguous() for name, tensor in kept.items()}
     volumes = normal.pixels.ndim == 4
     left_out = folds(normal, mixture, spec) if volumes else {}
+    a_member = recipe.rehearsal + recipe.steps
     for member in range(spec.members):
-        started = member * recipe.steps
+        started = member * a_member
         network = _trained(
             recipe,
             without(normal, member, left_out),
@@ -185,7 +186,7 @@ def fit_local(
             expected,
             seed=seed * spec.members + member,
             device=device,
-            report=lambda done, started=started: report(started + done, spec.members * recipe.steps),  # type: ignore[misc]
+            report=lambda done, started=started: report(started + done, spec.members * a_member),  # type: ignore[misc]
         )
         # Half precision halves the file; what is usual of normals is measured by what will be loaded.
         tensors |= {f"{member}.{name}": tensor.half() for name, tensor in network.folded().items()}
@@ -200,10 +201,21 @@ def fit_local(
     }
 
 
-def _steps(recipe: LocalRecipe, normal: ImageSet, mixture: ImageSet) -> int:
+def _fitting(recipe: LocalRecipe, normal: ImageSet, mixture: ImageSet) -> LocalRecipe:
+    """Return the recipe with as many steps as there are images for."""
     pixels = ImageSet.union([normal, mixture]).pixels
     slices = len(pixels) * (pixels.shape[1] if pixels.ndim == 4 else 1)
-    return max(1, min(recipe.steps, recipe.passes * slices // recipe.pairs))
+    steps = max(1, min(recipe.steps, recipe.passes * slices // recipe.pairs))
+    return recipe.model_copy(update={"steps": steps, "rehearsal": recipe.rehearsal * steps // recipe.steps})
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What the network sees of N pairs, and the truth: (2 N, C, h, w), (N, h/2, w/2), (N,)."""
+
+    x: Tensor
+    covered: Tensor
+    of_mixture: Tensor
 
 
 def _trained(
@@ -218,36 +230,45 @@ def _trained(
 ) -> Network:
     hosts = (Heads if normal.pixels.ndim == 4 else _Hosts)(recipe, normal, mixture, np.random.default_rng(seed))
     generator = torch.Generator().manual_seed(seed)
+
+    def draw() -> _Batch:
+        return _seen(_Pairs(*hosts.draw(recipe.pairs)), recipe, expected, generator)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(recipe.spec).to(device)
-        average = deepcopy(network)
-        optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-        for step in range(recipe.steps):
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
-            loss = _loss(network, _seen(_Pairs(*hosts.draw(recipe.pairs)), recipe, expected, generator), recipe, device)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), _CLIP)
-            optimiser.step()
-            average.follow(network, min(recipe.average, (step + 1) / (step + 10)))
-            report(step + 1)
+        if recipe.rehearsal:
+            alone = recipe.model_copy(update={"steps": recipe.rehearsal, "set_weight": 0.0})
+            network = _stage(network, draw, alone, device, report)
+        return _stage(network, draw, recipe, device, lambda done: report(recipe.rehearsal + done))
+
+
+def _stage(
+    network: Network,
+    draw: Callable[[], _Batch],
+    recipe: LocalRecipe,
+    device: torch.device,
+    report: Callable[[int], None],
+) -> Network:
+    """Train a network further, by one round of the schedule; return the moving average of its weights."""
+    average = deepcopy(network)
+    optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    for step in range(recipe.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
+        loss = _loss(network, draw(), recipe, device)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), _CLIP)
+        optimiser.step()
+        average.follow(network, min(recipe.average, (step + 1) / (step + 10)))
+        report(step + 1)
     log.info("local_classifier_trained", steps=recipe.steps, loss=round(float(loss.detach()), 4))
     return average
 
 
 def _schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What the network sees of N pairs, and the truth: (2 N, C, h, w), (N, h/2, w/2), (N,)."""
-
-    x: Tensor
-    covered: Tensor
-    of_mixture: Tensor
 
 
 def _seen(pairs: _Pairs, recipe: LocalRecipe, expected: Expected | None, generator: torch.Generator) -> _Batch:
