@@ -10,7 +10,7 @@ Baselines: noise; and for CXR the mean mask of other lesions, for BCT how often 
 how much brain a slice shows (which no label tells).
 
 ``python -m tests.bench.localisation [cxr|bct] [--kinds local] [--json] [--models DIR]``: every kind of map takes half
-an hour, the shipped one alone two minutes.
+an hour or more, the shipped one alone two minutes.
 """
 
 import argparse
