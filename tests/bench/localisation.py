@@ -149,11 +149,12 @@ class Bench:
         raw = mapper.raw(images)
         return raw, mapper.standard(raw)
 
-    @property
-    def classifier_kinds(self) -> tuple[str, ...]:
-        """The kinds that need a classifier which the bundle has."""
+    def kinds(self, of_flows: tuple[str, ...], wanted: str) -> list[str]:
+        """Return the kinds that the bundle can make, of those whose names begin with ``wanted``."""
         there = self.engine.classifiers
-        return (CLASSIFIER_KINDS if there.of_sets else ()) + (LOCAL_KINDS if there.local else ())
+        kinds = of_flows + (CLASSIFIER_KINDS if there.of_sets else ()) + (LOCAL_KINDS if there.local else ())
+        missing = f"level{self.bundle.architecture.levels + 1}"
+        return [kind for kind in kinds if kind.startswith(wanted) and missing not in kind]
 
     @property
     def shipped(self) -> str:
@@ -194,13 +195,11 @@ def cxr(models: Path, data: Path, wanted: str) -> Figures:
     elsewhere = [plant(image, 10_000 + n).mask for n, image in enumerate(bench.normals)]
     place = ndimage.gaussian_filter(np.mean(elsewhere, axis=0), 2)
     found = {"chance": figures(noise), "place alone": figures(np.broadcast_to(place, images.shape).copy())}
-    for kind in (*CXR_KINDS, *bench.classifier_kinds):
-        if f"level{bundle.architecture.levels + 1}" in kind or not kind.startswith(wanted):
-            continue
+    for kind in bench.kinds(CXR_KINDS, wanted):
         for name, maps in zip(("raw", "standardised"), bench.maps(kind, images), strict=True):
             found[f"{kind}, {name}"] = figures(maps)
     classifier = bench.engine.classifiers.of_sets
-    if classifier is not None and "classifier".startswith(wanted):
+    if classifier is not None and "classifier occlusion".startswith(wanted):
         reference = bench.normals[:60]
         usual = reference.mean(0)
         own = occlusion(classifier, images, usual)
@@ -266,9 +265,7 @@ def bct(models: Path, data: Path, wanted: str) -> Figures:
         "place alone": figures(np.tile(place, (len(tested), 1))),
         "area of brain alone": figures(np.stack([inside_skull(v).sum((1, 2)) for v in volumes]).astype(float)),
     }
-    for kind in (*BCT_KINDS, *bench.classifier_kinds):
-        if f"level{bundle.architecture.levels + 1}" in kind or not kind.startswith(wanted):
-            continue
+    for kind in bench.kinds(BCT_KINDS, wanted):
         for name, maps in zip(("raw", "standardised"), bench.maps(kind, volumes), strict=True):
             found[f"{kind}, {name}"] = figures(strength(maps))
     if bench.shipped and bench.shipped.startswith(wanted):

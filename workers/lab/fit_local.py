@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import count
 from typing import Self
 
 import numpy as np
@@ -176,9 +177,8 @@ def fit_local(
         tensors = {f"expected.{name}": tensor.contiguous() for name, tensor in kept.items()}
     volumes = normal.pixels.ndim == 4
     left_out = folds(normal, mixture, spec) if volumes else {}
-    a_member = recipe.rehearsal + recipe.steps
+    steps, total = count(1), spec.members * (recipe.rehearsal + recipe.steps)
     for member in range(spec.members):
-        started = member * a_member
         network = _trained(
             recipe,
             without(normal, member, left_out),
@@ -186,7 +186,7 @@ def fit_local(
             expected,
             seed=seed * spec.members + member,
             device=device,
-            report=lambda done, started=started: report(started + done, spec.members * a_member),  # type: ignore[misc]
+            tick=lambda: report(next(steps), total),
         )
         # Half precision halves the file; what is usual of normals is measured by what will be loaded.
         tensors |= {f"{member}.{name}": tensor.half() for name, tensor in network.folded().items()}
@@ -226,7 +226,7 @@ def _trained(
     *,
     seed: int,
     device: torch.device,
-    report: Callable[[int], None],
+    tick: Callable[[], None],
 ) -> Network:
     hosts = (Heads if normal.pixels.ndim == 4 else _Hosts)(recipe, normal, mixture, np.random.default_rng(seed))
     generator = torch.Generator().manual_seed(seed)
@@ -239,18 +239,17 @@ def _trained(
         network = Network(recipe.spec).to(device)
         if recipe.rehearsal:
             alone = recipe.model_copy(update={"steps": recipe.rehearsal, "set_weight": 0.0})
-            network = _stage(network, draw, alone, device, report)
-        return _stage(network, draw, recipe, device, lambda done: report(recipe.rehearsal + done))
+            network = _stage(network, draw, alone, device, tick)
+        return _stage(network, draw, recipe, device, tick)
 
 
 def _stage(
-    network: Network,
-    draw: Callable[[], _Batch],
-    recipe: LocalRecipe,
-    device: torch.device,
-    report: Callable[[int], None],
+    network: Network, draw: Callable[[], _Batch], recipe: LocalRecipe, device: torch.device, tick: Callable[[], None]
 ) -> Network:
-    """Train a network further, by one round of the schedule; return the moving average of its weights."""
+    """Train a network further, by one round of the schedule; return the moving average of its weights.
+
+    ``tick`` is called after every step.
+    """
     average = deepcopy(network)
     optimiser = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     for step in range(recipe.steps):
@@ -262,7 +261,7 @@ def _stage(
         nn.utils.clip_grad_norm_(network.parameters(), _CLIP)
         optimiser.step()
         average.follow(network, min(recipe.average, (step + 1) / (step + 10)))
-        report(step + 1)
+        tick()
     log.info("local_classifier_trained", steps=recipe.steps, loss=round(float(loss.detach()), 4))
     return average
 

@@ -92,7 +92,8 @@ class LocalRecipe(BaseModel):
         Steps before those, in which a network only looks for what was planted: of that it never sees the same twice,
         while which image is of which set it would in so many steps learn by heart.
     passes : int
-        There are fewer steps where the images (the slices, of volumes) are so few that each would be seen more often.
+        There are fewer steps where the images (the slices, of volumes) are so few that each would be seen more often
+        in them; the rehearsal is shorter by the same share.
     learning_rate, weight_decay, average
         Of AdamW with a cosine schedule, and of the moving average of the weights.
     faint, plain : float
