@@ -28,6 +28,9 @@ class Preprocessing(_Part):
         BCT: pixel = clip(HU + hu_offset, 0, grey_levels - 1) (paper, equation 4).
     straighten : bool
         BCT: turn the grid about the slices' normal to lie along the head's midline (not in the paper).
+    brain_hu : float or None
+        BCT: brighten or darken a head, by 4 HU at most, so that its brain's most frequent density is this, HU (not in
+        the paper).
     """
 
     size: Size
@@ -35,6 +38,7 @@ class Preprocessing(_Part):
     grey_levels: int = Field(ge=2, le=256)
     hu_offset: int = 14
     straighten: bool = False
+    brain_hu: Annotated[float, Field(ge=25, le=45)] | None = None
 
     @model_validator(mode="after")
     def _spacing_fits(self) -> Self:

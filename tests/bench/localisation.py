@@ -35,8 +35,8 @@ from workers.flows.engine import Engine
 from workers.flows.intracranial import inside_skull
 from workers.flows.relevance import Method, Standard
 from workers.images.backdrop import CONSPICUOUS_SHARE
-from workers.images.resample import grid_affine, head_frame, on_grid
-from workers.images.straighten import pose
+from workers.images.bct import bct_tensor
+from workers.images.resample import grid_affine, head_frame
 from workers.images.volume import Volume
 from workers.lab.image_set import ImageSet, share
 from workers.lab.images import load
@@ -216,11 +216,11 @@ def head_with_slices(x: Pixels, thick_mm: float, bleeds: npt.NDArray[np.bool_], 
     affine = np.column_stack([np.diag([1.56, 1.56, thick_mm]), np.zeros(3)])
     values = np.clip(hu + grid.hu_offset, 0, grid.grey_levels - 1).astype(np.float32)
     volume = Volume(values=values, affine=affine, up=np.array([0.0, 0.0, 1.0]), class_shares=np.zeros(5))
-    frame = pose(volume, head_frame(volume), grid)
-    start, step = grid_affine(frame, grid)
+    head = bct_tensor(volume, head_frame(volume), grid)
+    start, step = grid_affine(head.frame, grid)
     places = np.rint((start[2] + step[2, 2] * np.arange(grid.size[0])) / thick_mm).astype(int)
     scanned = (places >= 0) & (places < len(x))
-    return on_grid(volume, frame, grid), scanned & bleeds[np.clip(places, 0, len(x) - 1)], scanned
+    return head.pixels, scanned & bleeds[np.clip(places, 0, len(x) - 1)], scanned
 
 
 def bct(models: Path, data: Path, wanted: str) -> Figures:

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from workers.images.bct import bct_tensor
 from workers.images.gate_bct import check_head
-from workers.images.resample import head_frame, on_grid
+from workers.images.resample import head_frame
 from workers.images.sources import Grid
-from workers.images.straighten import pose
 from workers.images.volume import HU_OFFSET, TOP, Volume
 
 Hu = npt.NDArray[np.floating]
@@ -45,7 +45,7 @@ class Head:
         )
         frame = head_frame(volume)
         check_head(volume, frame)
-        return on_grid(volume, pose(volume, frame, grid), grid)
+        return bct_tensor(volume, frame, grid).pixels
 
 
 Change = Callable[[Head], Head]

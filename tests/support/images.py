@@ -25,6 +25,7 @@ class ModelGrid:
     size: tuple[int, ...]
     spacing_mm: tuple[float, ...] | None = None
     straighten: bool = False
+    brain_hu: float | None = None
 
 
 GRIDS = {CXR: ModelGrid((128, 128)), BCT: ModelGrid((32, 128, 128), (4.0, 1.72, 1.72))}

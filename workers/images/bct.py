@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
@@ -12,11 +13,12 @@ from triage.errors import NotScoredError
 from triage.messages import ModelInput
 from workers.images.frames import Frame, frames_of
 from workers.images.gate_bct import check_head
-from workers.images.resample import head_frame, on_grid
+from workers.images.level import shift_hu, shifted
+from workers.images.resample import HeadFrame, head_frame, on_grid
 from workers.images.sources import BCT, Grid, Prepared, Source
 from workers.images.stacks import Stack, group, stacked
 from workers.images.straighten import pose
-from workers.images.volume import load_volume
+from workers.images.volume import Volume, load_volume
 
 TOMOGRAMS = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
@@ -25,8 +27,9 @@ FIELD_OF_VIEW_MM = (130.0, 520.0)
 MIN_COVERAGE_MM = 110.0
 PREFERRED_THICKNESS_MM = 5.0
 PREFERRED_KVP = 120.0
-#: Heads are mostly turned a little; from here on a reader is told.
+#: Heads are mostly turned a little, and brain is a little darker or brighter; from here on a reader is told.
 TOLD_DEGREES = 5.0
+TOLD_HU = 3.0
 
 #: A peer's text goes no further than it is printable, and a value of VR SH long.
 _UNPRINTABLE = re.compile(r"[^ -~]")
@@ -46,6 +49,25 @@ class _RefusedError(NotScoredError):
     def __init__(self, stage: int, message: str) -> None:
         super().__init__(message)
         self.stage = stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTensor:
+    """A head as a model sees it.
+
+    Attributes
+    ----------
+    pixels : numpy.ndarray
+        uint8, (D, H, W), on the model's grid; see `workers.images.resample.on_grid`.
+    frame : HeadFrame
+        Along which the grid was laid.
+    shift_hu : float
+        By how much its brain was brightened, HU.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    frame: HeadFrame
+    shift_hu: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,22 +118,40 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
     raise NotScoredError("; ".join(list(reasons)[:2]) or "no CT slices in the study")
 
 
+def bct_tensor(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadTensor:
+    """Bring a head onto the model's grid: straightened and evened in density, if the grid asks for that.
+
+    Parameters
+    ----------
+    volume : Volume
+        In equation 4's values.
+    frame : HeadFrame
+        Where the head is.
+    grid : Grid
+        The bundle's.
+    """
+    laid, by_hu = pose(volume, frame, grid), shift_hu(volume, frame, grid)
+    return HeadTensor(pixels=on_grid(shifted(volume, by_hu), laid, grid), frame=laid, shift_hu=by_hu)
+
+
 def _prepared(stack: Stack, grid: Grid) -> Prepared:
     volume = load_volume(stack, grid)
     frame = head_frame(volume)
     check_head(volume, frame)
-    laid = pose(volume, frame, grid)
-    pixels = on_grid(volume, laid, grid)
+    head = bct_tensor(volume, frame, grid)
     first = stack.frames[0]
     notes = [f"{len(stack.frames)} slices", f"{first.thickness_mm:g} mm"]
     if kernel := _UNPRINTABLE.sub("", first.kernel):
         notes.append(f"kernel {kernel[:KERNEL_LENGTH]}")
     if stack.tilt_degrees > 0.5:
         notes.append(f"gantry tilt of {stack.tilt_degrees:.1f} degrees corrected")
-    if abs(laid.turned_degrees) >= TOLD_DEGREES:
-        notes.append(f"head turned by {abs(laid.turned_degrees):.0f} degrees, straightened")
+    if abs(head.frame.turned_degrees) >= TOLD_DEGREES:
+        notes.append(f"head turned by {abs(head.frame.turned_degrees):.0f} degrees, straightened")
+    if abs(head.shift_hu) >= TOLD_HU:
+        way = "darker" if head.shift_hu > 0 else "brighter"
+        notes.append(f"brain {way} than usual, evened by {abs(head.shift_hu):.0f} HU")
     uids = list(dict.fromkeys(f.source.sop_instance_uid for f in stack.frames))
-    return Prepared(model_input=ModelInput(modality=BCT, pixels=pixels), sources=uids, modality=BCT, notes=notes)
+    return Prepared(model_input=ModelInput(modality=BCT, pixels=head.pixels), sources=uids, modality=BCT, notes=notes)
 
 
 def _candidate(members: Sequence[Frame]) -> _Candidate:

@@ -31,6 +31,7 @@ class Raster:
     size: tuple[int, ...]
     spacing_mm: tuple[float, ...]
     straighten: bool = False
+    brain_hu: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,10 @@ class Grid(Protocol):
     def straighten(self) -> bool:
         """Whether heads that lie turned are straightened."""
 
+    @property
+    def brain_hu(self) -> float | None:
+        """The density to which heads' brains are brought, HU; None: as they are."""
+
 
 #: Modality ("CXR", "BCT") -> the active bundle's grid. A modality without an entry has no model.
 Grids = Mapping[str, Grid]

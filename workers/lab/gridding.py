@@ -10,9 +10,9 @@ from PIL import Image, UnidentifiedImageError
 
 from triage.errors import ConfigurationError, NotScoredError
 from triage.manifest import Preprocessing
+from workers.images.bct import bct_tensor
 from workers.images.cxr import cxr_tensor
-from workers.images.resample import head_frame, on_grid
-from workers.images.straighten import pose
+from workers.images.resample import head_frame
 from workers.images.volume import Volume
 
 Pixels = npt.NDArray[np.uint8]
@@ -76,7 +76,7 @@ def head_on_grid(hu: npt.NDArray[np.float64], affine: npt.NDArray[np.float64], g
     normal = np.cross(affine[:, 0], affine[:, 1])
     up = normal / np.linalg.norm(normal)
     volume = Volume(values=values, affine=affine, up=up, class_shares=np.zeros(5))
-    return on_grid(volume, pose(volume, head_frame(volume), grid), grid)
+    return bct_tensor(volume, head_frame(volume), grid).pixels
 
 
 def read_picture(path: Path, grid: Preprocessing) -> Pixels:

@@ -292,7 +292,9 @@ def _starter_bct() -> Preset:
     return Preset(
         name="starter-bct",
         modality="BCT",
-        preprocessing=Preprocessing(size=(32, 128, 128), spacing_mm=(5.0, 1.8, 1.8), grey_levels=128, straighten=True),
+        preprocessing=Preprocessing(
+            size=(32, 128, 128), spacing_mm=(5.0, 1.8, 1.8), grey_levels=128, straighten=True, brain_hu=35.0
+        ),
         transform=InputTransform(clip=114, pool=(2, 4, 4)),
         architecture=Architecture(size=(16, 32, 32), grey_levels=32, depth=4, widths=(32, 32, 32), shared_levels=1),
         classifier=_BCT_CLASSIFIER,
