@@ -31,6 +31,8 @@ class Preprocessing(_Part):
     brain_hu : float or None
         BCT: brighten or darken a head, by 4 HU at most, so that its brain's most frequent density is this, HU (not in
         the paper).
+    smooth_mm : float
+        BCT: slices on the grid are smoothed so far, Gaussian: grain is the kernel's and the dose's (not in the paper).
     """
 
     size: Size
@@ -39,6 +41,7 @@ class Preprocessing(_Part):
     hu_offset: int = 14
     straighten: bool = False
     brain_hu: Annotated[float, Field(ge=25, le=45)] | None = None
+    smooth_mm: float = Field(0.0, ge=0, le=10)
 
     @model_validator(mode="after")
     def _spacing_fits(self) -> Self:
@@ -155,6 +158,8 @@ class Classifier(_Part):
         Grey values that become -1 and 1; None gives every image the same mean and spread.
     slab : int
         BCT: so many neighbouring slices are averaged.
+    smooth : float
+        Images or slices are smoothed so far before the network sees them, Gaussian, pixels: it minds grain.
     top : int
         BCT: every feature is the mean over the so many slabs where it is largest.
     symmetric : bool
@@ -170,6 +175,7 @@ class Classifier(_Part):
     statistics: Annotated[tuple[Literal["mean", "sd", "max"], ...], Field(min_length=1, max_length=3)]
     window: tuple[FiniteFloat, FiniteFloat] | None = None
     slab: int = Field(1, ge=1, le=64)
+    smooth: float = Field(0.0, ge=0, le=8)
     top: int = Field(1, ge=1, le=64)
     symmetric: bool = False
     views: int = Field(1, ge=1, le=64)

@@ -26,6 +26,7 @@ class ModelGrid:
     spacing_mm: tuple[float, ...] | None = None
     straighten: bool = False
     brain_hu: float | None = None
+    smooth_mm: float = 0.0
 
 
 GRIDS = {CXR: ModelGrid((128, 128)), BCT: ModelGrid((32, 128, 128), (4.0, 1.72, 1.72))}

@@ -94,3 +94,11 @@ def test_a_reader_is_told_of_a_brain_that_was_much_brightened(store: Store, head
     lowest, highest = notes(25.0), notes(45.0)
     assert all("than usual, evened by" in note for note in lowest + highest)
     assert lowest + highest  # 20 HU lie between the two: at least one is far from any brain
+
+
+def test_noise_reaches_a_smoothed_grid_much_less(hu: Floats) -> None:
+    smooth = replace(AS_SCANNED, smooth_mm=1.8)
+    drift, smoothed = (
+        same_but_for(*(tensor(of, grid).pixels for of in (hu, noisy(hu)))) for grid in (AS_SCANNED, smooth)
+    )
+    assert smoothed < 0.6 * drift

@@ -88,6 +88,23 @@ def test_a_volume_s_features_are_means_over_its_strongest_slabs() -> None:
     assert extract(volume).shape == (feature_count(spec),)
 
 
+def test_grain_reaches_smoothed_slices_much_less() -> None:
+    spec = Classifier(size=(32, 32), blocks=(2, 4), statistics=("mean", "sd"), window=(0, 100), slab=2)
+    rng = np.random.default_rng(0)
+    volume = ndimage.gaussian_filter(rng.uniform(0, 100, (4, 32, 32)), (0, 4, 4)) * 4 - 150
+    pair = [
+        np.clip(np.rint(values), 0, 127).astype(np.uint8)
+        for values in (volume, volume + rng.normal(0, 5, volume.shape))
+    ]
+
+    def change(smooth: float) -> float:
+        extract = FeatureExtractor(spec.model_copy(update={"smooth": smooth}), frozen_blocks(4), CPU)
+        clean, grainy = map(extract, pair)
+        return float(np.abs(grainy - clean).mean() / clean.std())
+
+    assert change(2.0) < 0.5 * change(0.0)
+
+
 @pytest.mark.parametrize("shape", [(64, 48), (8, 32, 32)])
 def test_views_are_the_image_and_small_movements_of_it(shape: tuple[int, ...]) -> None:
     image = ndimage.gaussian_filter(np.random.default_rng(0).uniform(0, 255, shape), 3)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -62,8 +63,10 @@ class FeatureExtractor:
 
     def _network_input(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         spec = self.spec
-        slices = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, torch.float32)
-        slices = slices[None] if pixels.ndim == 2 else slices
+        grey = pixels[None] if pixels.ndim == 2 else pixels
+        if spec.smooth:
+            grey = ndimage.gaussian_filter(grey.astype(np.float32), (0, spec.smooth, spec.smooth))
+        slices = torch.from_numpy(np.ascontiguousarray(grey)).to(self.device, torch.float32)
         slabs = slices.reshape(-1, spec.slab, *slices.shape[1:]).mean(1)
         x = interpolate(slabs.unsqueeze(1), spec.size, mode="area")
         if spec.window is None:

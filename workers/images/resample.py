@@ -32,6 +32,7 @@ class Raster:
     spacing_mm: tuple[float, ...]
     straighten: bool = False
     brain_hu: float | None = None
+    smooth_mm: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,7 @@ def on_grid(volume: Volume, frame: HeadFrame, grid: Grid) -> npt.NDArray[np.uint
     frame : HeadFrame
         Where the head is.
     grid : Grid
-        ``size`` (D, H, W) and ``spacing_mm`` in the same order.
+        ``size`` (D, H, W) and ``spacing_mm`` in the same order; ``smooth_mm``.
 
     Returns
     -------
@@ -158,7 +159,10 @@ def on_grid(volume: Volume, frame: HeadFrame, grid: Grid) -> npt.NDArray[np.uint
     transform.SetMatrix((to_index @ step).ravel().tolist())
     transform.SetTranslation((to_index @ (start - volume.affine[:, 3])).tolist())
     moved = sitk.Resample(itk, target, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
-    return np.clip(np.round(sitk.GetArrayFromImage(moved)), 0, TOP).astype(np.uint8)
+    values = sitk.GetArrayFromImage(moved)
+    if grid.smooth_mm and grid.spacing_mm:
+        values = ndimage.gaussian_filter(values, (0, *np.divide(grid.smooth_mm, grid.spacing_mm[1:])))
+    return np.clip(np.round(values), 0, TOP).astype(np.uint8)
 
 
 def _without_surroundings(volume: Volume, frame: HeadFrame) -> Floats:

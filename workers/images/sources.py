@@ -39,6 +39,10 @@ class Grid(Protocol):
     def brain_hu(self) -> float | None:
         """The density to which heads' brains are brought, HU; None: as they are."""
 
+    @property
+    def smooth_mm(self) -> float:
+        """How far a head's slices are smoothed, standard deviation of a Gaussian."""
+
 
 #: Modality ("CXR", "BCT") -> the active bundle's grid. A modality without an entry has no model.
 Grids = Mapping[str, Grid]

@@ -23,7 +23,7 @@ def write_card(manifest: Manifest, calibration: Calibration, evaluation: str = "
         f"made by preset `{training.preset}`, seed {training.seed}, {training.made_with}.\n"
         f"Trained on {training.images_normal} normal and {training.images_mixture} unlabelled images; "
         f"validation bits/dim {training.bits_per_dim_normal:.3f} (normal) and "
-        f"{training.bits_per_dim_mixture:.3f} (mixture).\n{_straightened(manifest)}{_validated(manifest)}"
+        f"{training.bits_per_dim_mixture:.3f} (mixture).\n{_heads(manifest)}{_validated(manifest)}"
         f"{_acquisition(training.acquisition_auc)}",
         _second(manifest),
         _third(manifest),
@@ -38,8 +38,15 @@ def write_card(manifest: Manifest, calibration: Calibration, evaluation: str = "
     return "\n".join(part for part in parts if part)
 
 
-def _straightened(manifest: Manifest) -> str:
-    return "Heads that lie turned are straightened first.\n" if manifest.preprocessing.straighten else ""
+def _heads(manifest: Manifest) -> str:
+    """Return what is done to a head CT first."""
+    grid = manifest.preprocessing
+    done = [
+        "straightened if they lie turned" if grid.straighten else "",
+        f"brought to a brain density of {grid.brain_hu:g} HU (by 4 HU at most)" if grid.brain_hu is not None else "",
+        f"smoothed by {grid.smooth_mm:g} mm within slices" if grid.smooth_mm else "",
+    ]
+    return f"Heads are first {', '.join(filter(None, done))}.\n" if any(done) else ""
 
 
 def _validated(manifest: Manifest) -> str:
