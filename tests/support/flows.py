@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from triage.bundles import GOLDEN, MIXTURE, NORMAL, Bundle, write_bundle
 from triage.calibration import Calibration
 from triage.manifest import Architecture, InputTransform, Manifest, Preprocessing, Training
 from workers.flows.glow import Glow
 from workers.flows.posterior import Posterior
+from workers.flows.transform import from_blocks
 from workers.lab.golden import make_golden
 
 
@@ -60,6 +61,11 @@ def tiny_calibration(**changes: object) -> Calibration:
         "template": (0.0,) * 64,
     }
     return Calibration.model_validate(plain | changes)
+
+
+def golden_pixels(folder: Path, modality: str = "CXR") -> np.ndarray:
+    """Return a tiny bundle's golden input on its grid."""
+    return from_blocks(load_file(folder / GOLDEN)["pixels"].numpy(), tiny_manifest(modality).preprocessing.size)
 
 
 def tiny_bundle(folder: Path, modality: str = "CXR", calibration: Calibration | None = None) -> Bundle:

@@ -18,6 +18,7 @@ from triage.messages import ModelInput
 from workers.flows.engine import Engine
 from workers.flows.fused import FusedFlows
 from workers.flows.glow import Glow
+from workers.flows.transform import from_blocks
 
 STARTERS = Path(__file__).parents[2] / "workers" / "models"
 PROPERTY = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -174,7 +175,8 @@ def test_shipped_bundles_still_give_their_golden_scores(name: str) -> None:
     bundle = Bundle.open(STARTERS / name)
     golden = load_file(bundle.folder / "golden.safetensors")
     engine = Engine(bundle, "cpu")
-    score = engine.score(ModelInput(modality=bundle.modality, pixels=golden["pixels"].numpy()))
+    pixels = from_blocks(golden["pixels"].numpy(), bundle.preprocessing.size)
+    score = engine.score(ModelInput(modality=bundle.modality, pixels=pixels))
     assert np.allclose(score.levels_normal, golden["levels_normal"].numpy(), atol=0.01)
     assert np.allclose(score.levels_mixture, golden["levels_mixture"].numpy(), atol=0.01)
     ratio = float((golden["levels_normal"] - golden["levels_mixture"]).sum())

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from tests.support.flows import tiny_bundle, tiny_calibration, tiny_manifest
+from tests.support.flows import golden_pixels, tiny_bundle, tiny_calibration, tiny_manifest
 from tests.support.heads import a_head
 from triage.bundles import LOCAL, Bundle, write_bundle
 from triage.calibration import Term
@@ -192,7 +192,7 @@ def test_what_is_planted_brightens_where_it_is_said_to_be(shape: tuple[int, ...]
 
 def with_local(folder: Path, tensors: dict[str, torch.Tensor]) -> Bundle:
     tiny_bundle(folder)
-    value = LocalClassifier(SPEC, tensors, CPU)(load_file(folder / "golden.safetensors")["pixels"].numpy())
+    value = LocalClassifier(SPEC, tensors, CPU)(golden_pixels(folder))
     golden = load_file(folder / "golden.safetensors")
     save_file(golden | {"local_classifier": torch.tensor([value], dtype=torch.float64)}, folder / "golden.safetensors")
     save_file(tensors, folder / LOCAL)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
-from tests.support.flows import tiny_bundle, tiny_calibration, tiny_manifest
+from tests.support.flows import golden_pixels, tiny_bundle, tiny_calibration, tiny_manifest
 from triage.bundles import CLASSIFIER, Bundle, write_bundle
 from triage.calibration import Term
 from triage.errors import BundleError
@@ -146,7 +146,7 @@ def test_altered_and_planted_images_stay_images(shape: tuple[int, ...]) -> None:
 def with_classifier(folder: Path, tensors: dict[str, torch.Tensor]) -> Bundle:
     tiny_bundle(folder)
     golden = load_file(folder / "golden.safetensors")
-    logit = SetClassifier(SPEC, tensors, CPU)(golden["pixels"].numpy())
+    logit = SetClassifier(SPEC, tensors, CPU)(golden_pixels(folder))
     save_file(golden | {"set_classifier": torch.tensor([logit], dtype=torch.float64)}, folder / "golden.safetensors")
     save_file(tensors, folder / CLASSIFIER)
     calibration = tiny_calibration(

@@ -15,7 +15,7 @@ from triage.bundles import GOLDEN, Bundle
 from triage.errors import BundleError
 from workers.flows.fused import FusedFlows
 from workers.flows.glow import dequantise, quantise
-from workers.flows.transform import to_flow_grid
+from workers.flows.transform import from_blocks, to_flow_grid
 from workers.flows.weights import load_flows
 
 Precision = Literal["float32", "bfloat16"]
@@ -55,7 +55,7 @@ class PrecisionCheck:
 def gate_images(bundle: Bundle, *, drawn: int = DRAWN) -> Tensor:
     """Return the golden input and ``drawn`` images of the bundle's own flow, x of (N, 1, …) float32 on the CPU."""
     architecture, grid = bundle.architecture, bundle.preprocessing
-    pixels = load_file(bundle.folder / GOLDEN)["pixels"].numpy()
+    pixels = from_blocks(load_file(bundle.folder / GOLDEN)["pixels"].numpy(), grid.size)
     golden = torch.from_numpy(to_flow_grid(pixels, bundle.transform, architecture, grid.grey_levels))
     images = [golden[None, None]]
     if drawn:

@@ -34,6 +34,13 @@ def to_flow_grid(
     return np.clip(np.floor(grey * levels), 0, levels - 1).astype(np.uint8)
 
 
+def from_blocks(blocks: npt.NDArray[np.uint8], size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Return the image of ``size``, uint8, that is constant within blocks: golden inputs are kept as these."""
+    factors = [n // m for n, m in zip(size, blocks.shape, strict=True)]
+    found: npt.NDArray[np.uint8] = np.kron(blocks, np.ones(factors, np.uint8))
+    return found
+
+
 def _pooled(grey: npt.NDArray[np.float64], pool: tuple[int, ...]) -> npt.NDArray[np.float64]:
     blocks = grey.reshape([m for n, f in zip(grey.shape, pool, strict=True) for m in (n // f, f)])
     pooled: npt.NDArray[np.float64] = blocks.mean(axis=tuple(range(1, 2 * len(pool), 2)))

@@ -15,7 +15,7 @@ from workers.flows.classifiers import NONE, Classifiers, classifier_values
 from workers.flows.engine import Engine
 from workers.flows.glow import quantise
 from workers.flows.posterior import Posterior
-from workers.flows.transform import to_flow_grid
+from workers.flows.transform import from_blocks, to_flow_grid
 
 TOLERANCE = 1e-5
 """Relative to a flow's whole log density: float32 arithmetic on another processor stays far below it."""
@@ -31,13 +31,13 @@ def make_golden(posterior: Posterior, manifest: Manifest, classifiers: Classifie
     image = posterior.normal.sample(1, generator=generator, temperature=0.7)[0, 0]
     levels = manifest.architecture.grey_levels
     grey = quantise(image, levels).numpy().astype(np.float64)
-    wide = np.rint((grey + 0.5) / levels * (manifest.preprocessing.grey_levels - 1))
-    pixels = np.kron(wide, np.ones(manifest.transform.pool)).astype(np.uint8)
+    blocks = np.rint((grey + 0.5) / levels * (manifest.preprocessing.grey_levels - 1)).astype(np.uint8)
+    pixels = from_blocks(blocks, manifest.preprocessing.size)
     grid = to_flow_grid(pixels, manifest.transform, manifest.architecture, manifest.preprocessing.grey_levels)
     normal, mixture = posterior.level_parts(grid[None])
     values = {name: torch.tensor([value], dtype=torch.float64) for name, value in classifiers(pixels).items()}
     return values | {
-        "pixels": torch.from_numpy(pixels),
+        "pixels": torch.from_numpy(blocks),
         "levels_normal": torch.from_numpy(normal[0]),
         "levels_mixture": torch.from_numpy(mixture[0]),
     }
@@ -74,7 +74,8 @@ def check_golden(bundle: Bundle, device: str) -> GoldenCheck:
         If the weights don't load.
     """
     golden = load_file(bundle.folder / GOLDEN)
-    score = Engine(bundle, device).score(ModelInput(modality=bundle.modality, pixels=golden["pixels"].numpy()))
+    pixels = from_blocks(golden["pixels"].numpy(), bundle.preprocessing.size)
+    score = Engine(bundle, device).score(ModelInput(modality=bundle.modality, pixels=pixels))
     found = np.array([score.levels_normal, score.levels_mixture])
     expected = np.stack([golden["levels_normal"].numpy(), golden["levels_mixture"].numpy()])
     scale = max(abs(score.log_prob_normal), abs(score.log_prob_mixture), 1.0)
