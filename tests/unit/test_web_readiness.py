@@ -78,14 +78,14 @@ def _echo_scp(**options: object) -> Iterator[int]:
 def test_a_listener_that_echoes_is_ready() -> None:
     with _echo_scp() as port:
         ok, detail = probe_listener(Listen(port=port))
-    assert ok
+    assert ok, detail
     assert "0x0000" in detail
 
 
 def test_a_listener_that_refuses_our_title_is_alive() -> None:
     with _echo_scp(require_calling_aet=["MODALITY1"]) as port:
         ok, detail = probe_listener(Listen(port=port))
-    assert ok
+    assert ok, detail
     assert "refuses" in detail
 
 
