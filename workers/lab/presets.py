@@ -308,7 +308,7 @@ def _starter_bct() -> Preset:
         classifier=_BCT_CLASSIFIER,
         local=_BCT_LOCAL,
         # Three splits of CT-ICH can't tell weightings apart (0.81 to 0.84; the local classifier alone 0.81, the set
-        # classifier alone 0.75): these drifted least when a head was scanned otherwise (measured).
+        # classifier alone 0.75): these drifted least when a head was scanned otherwise (measured before smoothing).
         combination={"flows": 0.5, "set_classifier": 0.5, "local_classifier": 1.0},
         base=schedule,
         flow=schedule.model_copy(update={"epochs": 20, "learning_rate": 5e-4, "frozen_levels": 1}),
