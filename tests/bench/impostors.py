@@ -22,6 +22,7 @@ from pydicom import dcmread
 from scipy import ndimage
 
 from tests.bench import false_chests, false_heads
+from tests.support.heads import volume_of
 from tests.support.images import GRIDS
 from tests.support.peers import shared
 from triage.errors import NotScoredError
@@ -33,7 +34,6 @@ from workers.images.gate_bct import check_head
 from workers.images.gate_cxr import check_frontal_chest
 from workers.images.pixels import grey_frame
 from workers.images.resample import head_frame
-from workers.images.volume import HU_OFFSET, TOP, Volume
 
 Picture = npt.NDArray[np.floating]
 
@@ -67,9 +67,7 @@ def passes_chest(picture: Picture) -> bool:
 def passes_head(hu: Picture, between_mm: float = 5.0) -> bool:
     if len(hu) * between_mm < MIN_COVERAGE_MM:
         return False
-    affine = np.column_stack([np.diag([1.56, 1.56, between_mm]), np.zeros(3)])
-    values = np.clip(hu + HU_OFFSET, 0, TOP).astype(np.float32)
-    volume = Volume(values=values, affine=affine, up=np.array([0.0, 0.0, 1.0]), class_shares=np.zeros(5))
+    volume = volume_of(hu, between_mm)
     try:
         check_head(volume, head_frame(volume))
     except NotScoredError:

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from tests.support.heads import volume_of
 from workers.images.bct import bct_tensor
 from workers.images.gate_bct import check_head
 from workers.images.resample import head_frame
 from workers.images.sources import Grid
-from workers.images.volume import HU_OFFSET, TOP, Volume
 
 Hu = npt.NDArray[np.floating]
 AIR = -1000.0
@@ -37,12 +37,7 @@ class Head:
         NotScoredError
             If the gate refuses it.
         """
-        volume = Volume(
-            values=np.clip(self.hu + HU_OFFSET, 0, TOP).astype(np.float32),
-            affine=np.column_stack([np.diag([PIXEL_MM, PIXEL_MM, self.between_mm]), np.zeros(3)]),
-            up=np.array([0.0, 0.0, 1.0]),
-            class_shares=np.zeros(5),
-        )
+        volume = volume_of(self.hu, self.between_mm)
         frame = head_frame(volume)
         check_head(volume, frame)
         return bct_tensor(volume, frame, grid).pixels

@@ -63,9 +63,9 @@ def tiny_calibration(**changes: object) -> Calibration:
     return Calibration.model_validate(plain | changes)
 
 
-def golden_pixels(folder: Path, modality: str = "CXR") -> np.ndarray:
-    """Return a tiny bundle's golden input on its grid."""
-    return from_blocks(load_file(folder / GOLDEN)["pixels"].numpy(), tiny_manifest(modality).preprocessing.size)
+def golden_pixels(folder: Path) -> np.ndarray:
+    """Return a tiny CXR bundle's golden input on its grid."""
+    return from_blocks(load_file(folder / GOLDEN)["pixels"].numpy(), tiny_manifest().preprocessing.size)
 
 
 def tiny_bundle(folder: Path, modality: str = "CXR", calibration: Calibration | None = None) -> Bundle:

@@ -1,11 +1,20 @@
-"""Drawn heads: a scalp, a skull, brain with a ventricle in it, in HU + 14."""
+"""Heads in HU as volumes, and drawn ones: a scalp, a skull, brain with a ventricle in it, in HU + 14."""
 
 import numpy as np
 import numpy.typing as npt
 
+from workers.images.volume import HU_OFFSET, TOP, Volume
+
 SPACING_MM = (5.0, 1.8, 1.8)
 BRAIN, SKULL = 0.86, 0.97
 """What they end at, of `from_middle` with the head's radii."""
+
+
+def volume_of(hu: npt.NDArray[np.floating], between_mm: float = 5.0) -> Volume:
+    """Return a head, (D, H, W), HU, on the raster of `shared/data/bct_ctich.npz`, slices from below."""
+    affine = np.column_stack([np.diag([1.56, 1.56, between_mm]), np.zeros(3)])
+    values = np.clip(hu + HU_OFFSET, 0, TOP).astype(np.float32)
+    return Volume(values=values, affine=affine, up=np.array([0.0, 0.0, 1.0]), class_shares=np.zeros(5))
 
 
 def from_middle(

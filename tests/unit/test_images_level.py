@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
+from tests.support.heads import volume_of
 from tests.support.images import ModelGrid, Store, same_but_for
 from tests.support.peers import shared
 from workers.images import BCT, prepare
@@ -14,7 +15,7 @@ from workers.images.bct import HeadTensor, bct_tensor
 from workers.images.level import MAX_SHIFT_HU, brain_hu
 from workers.images.pixels import Floats
 from workers.images.resample import head_frame
-from workers.images.volume import HU_OFFSET, TOP, Volume
+from workers.images.volume import TOP
 
 pytest_plugins = ["tests.support.images"]
 
@@ -27,12 +28,6 @@ def hu(request: pytest.FixtureRequest) -> Floats:
     with np.load(shared("data", "bct_ctich.npz"), allow_pickle=False) as arrays:
         volume: Floats = arrays["x"][request.param].astype(np.float32) / 255 * 120 - 20
     return np.where(volume < -19, -1000, np.where(volume > 99, 1000, volume))
-
-
-def volume_of(hu: Floats) -> Volume:
-    affine = np.column_stack([np.diag([1.56, 1.56, 5.0]), np.zeros(3)])
-    values = np.clip(hu + HU_OFFSET, 0, TOP).astype(np.float32)
-    return Volume(values=values, affine=affine, up=np.array([0.0, 0.0, 1.0]), class_shares=np.zeros(5))
 
 
 def tensor(hu: Floats, grid: ModelGrid) -> HeadTensor:

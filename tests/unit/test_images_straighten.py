@@ -9,6 +9,7 @@ import pytest
 from pydicom import Dataset
 from scipy import ndimage
 
+from tests.support.heads import volume_of
 from tests.support.images import ModelGrid, Store, same_but_for
 from tests.support.peers import shared
 from triage.messages import Relevance
@@ -17,7 +18,6 @@ from workers.images.backdrop import backdrop
 from workers.images.pixels import Floats
 from workers.images.resample import head_frame, on_grid
 from workers.images.straighten import MAX_DEGREES, pose, straightened
-from workers.images.volume import HU_OFFSET, TOP, Volume
 
 pytest_plugins = ["tests.support.images"]
 
@@ -30,12 +30,6 @@ def hu(request: pytest.FixtureRequest) -> Floats:
     with np.load(shared("data", "bct_ctich.npz"), allow_pickle=False) as arrays:
         volume: Floats = arrays["x"][request.param].astype(np.float32) / 255 * 120 - 20
     return np.pad(np.where(volume < -19, -1000, volume), ((0, 0), (16, 16), (16, 16)), constant_values=-1000)
-
-
-def volume_of(hu: Floats) -> Volume:
-    affine = np.column_stack([np.diag([1.56, 1.56, 5.0]), np.zeros(3)])
-    values = np.clip(hu + HU_OFFSET, 0, TOP).astype(np.float32)
-    return Volume(values=values, affine=affine, up=np.array([0.0, 0.0, 1.0]), class_shares=np.zeros(5))
 
 
 def turned(hu: Floats, degrees: float) -> Floats:

@@ -119,7 +119,7 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
 
 
 def bct_tensor(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadTensor:
-    """Bring a head onto the model's grid: straightened and evened in density, if the grid asks for that.
+    """Bring a head onto the model's grid: straightened, evened in density and smoothed, if the grid asks for that.
 
     Parameters
     ----------
@@ -131,7 +131,8 @@ def bct_tensor(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadTensor:
         The bundle's.
     """
     laid, by_hu = pose(volume, frame, grid), shift_hu(volume, frame, grid)
-    return HeadTensor(pixels=on_grid(shifted(volume, by_hu), laid, grid), frame=laid, shift_hu=by_hu)
+    pixels = on_grid(shifted(volume, by_hu), laid, grid, smooth_mm=grid.smooth_mm)
+    return HeadTensor(pixels=pixels, frame=laid, shift_hu=by_hu)
 
 
 def _prepared(stack: Stack, grid: Grid) -> Prepared:

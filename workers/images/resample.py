@@ -10,7 +10,7 @@ from scipy import ndimage
 from triage.errors import NotScoredError
 from workers.images.frames import Vector
 from workers.images.pixels import Floats
-from workers.images.sources import Grid
+from workers.images.sources import Lattice, spacing_of
 from workers.images.volume import TOP, Volume
 
 #: Values above this are soft tissue or bone (-6 HU), mm of opening that parts the head from its rest and the table.
@@ -26,13 +26,10 @@ RIM_PIXELS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Raster:
-    """A grid of our own, to look at a head on; see `workers.images.sources.Grid`."""
+    """A lattice of our own, to look at a head on."""
 
     size: tuple[int, ...]
     spacing_mm: tuple[float, ...]
-    straighten: bool = False
-    brain_hu: float | None = None
-    smooth_mm: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +108,7 @@ def _head_mask(volume: Volume) -> npt.NDArray[np.bool_]:
     return head
 
 
-def grid_affine(frame: HeadFrame, grid: Grid) -> tuple[Vector, Vector]:
+def grid_affine(frame: HeadFrame, grid: Lattice) -> tuple[Vector, Vector]:
     """Return where the model's grid lies: centre of voxel (i, j, k) = start + step @ (i, j, k), LPS, mm.
 
     i counts columns, j rows, k slices.
@@ -123,7 +120,7 @@ def grid_affine(frame: HeadFrame, grid: Grid) -> tuple[Vector, Vector]:
     step : numpy.ndarray
         float64, shape (3, 3).
     """
-    size, spacing = grid.size, np.array(grid.spacing_mm or (4.0, 1.72, 1.72))
+    size, spacing = grid.size, np.array(spacing_of(grid))
     start = np.array([
         frame.centre[0] - spacing[2] * (size[2] - 1) / 2,
         frame.centre[1] - spacing[1] * (size[1] - 1) / 2,
@@ -132,7 +129,7 @@ def grid_affine(frame: HeadFrame, grid: Grid) -> tuple[Vector, Vector]:
     return frame.axes.T @ start, frame.axes.T @ np.diag(spacing[::-1])
 
 
-def on_grid(volume: Volume, frame: HeadFrame, grid: Grid) -> npt.NDArray[np.uint8]:
+def on_grid(volume: Volume, frame: HeadFrame, grid: Lattice, *, smooth_mm: float = 0.0) -> npt.NDArray[np.uint8]:
     """Resample the volume to the model's grid: head in the middle, its top just below the upper edge.
 
     Parameters
@@ -141,8 +138,10 @@ def on_grid(volume: Volume, frame: HeadFrame, grid: Grid) -> npt.NDArray[np.uint
         In equation 4's values.
     frame : HeadFrame
         Where the head is.
-    grid : Grid
-        ``size`` (D, H, W) and ``spacing_mm`` in the same order; ``smooth_mm``.
+    grid : Lattice
+        ``size`` (D, H, W) and ``spacing_mm`` in the same order.
+    smooth_mm : float
+        Slices of the grid are smoothed so far, standard deviation of a Gaussian.
 
     Returns
     -------
@@ -160,8 +159,8 @@ def on_grid(volume: Volume, frame: HeadFrame, grid: Grid) -> npt.NDArray[np.uint
     transform.SetTranslation((to_index @ (start - volume.affine[:, 3])).tolist())
     moved = sitk.Resample(itk, target, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
     values = sitk.GetArrayFromImage(moved)
-    if grid.smooth_mm and grid.spacing_mm:
-        values = ndimage.gaussian_filter(values, (0, *np.divide(grid.smooth_mm, grid.spacing_mm[1:])))
+    if smooth_mm:
+        values = ndimage.gaussian_filter(values, (0, *np.divide(smooth_mm, spacing_of(grid)[1:])))
     return np.clip(np.round(values), 0, TOP).astype(np.uint8)
 
 

@@ -20,8 +20,8 @@ BCT = "BCT"
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, zlib.error)
 
 
-class Grid(Protocol):
-    """The grid a model takes its input on (the part of ``triage.bundles.Preprocessing`` that images need)."""
+class Lattice(Protocol):
+    """Points to bring an image onto."""
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -30,6 +30,15 @@ class Grid(Protocol):
     @property
     def spacing_mm(self) -> tuple[float, ...] | None:
         """(D, H, W) spacing in millimetres for BCT; None where the model has no physical grid (CXR)."""
+
+
+def spacing_of(lattice: Lattice) -> tuple[float, ...]:
+    """Return how far a head's points are apart, (D, H, W), mm: as in the paper where nothing is said."""
+    return lattice.spacing_mm or (4.0, 1.72, 1.72)
+
+
+class Grid(Lattice, Protocol):
+    """The grid a model takes its input on (the part of ``triage.bundles.Preprocessing`` that images need)."""
 
     @property
     def straighten(self) -> bool:

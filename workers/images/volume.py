@@ -9,7 +9,7 @@ from triage.errors import NotScoredError
 from workers.images.decoders import decode_frame
 from workers.images.frames import Frame, Vector
 from workers.images.pixels import Floats, padding_mask
-from workers.images.sources import Grid
+from workers.images.sources import Grid, spacing_of
 from workers.images.stacks import Stack
 
 #: Equation 4 of the paper: pixel = clip(HU + 14, 0, 127).
@@ -72,7 +72,7 @@ def load_volume(stack: Stack, grid: Grid) -> Volume:
     first = stack.frames[0]
     if first.shape[0] * first.shape[1] > MAX_SLICE_PIXELS or len(stack.frames) > MAX_SLICES:
         raise NotScoredError("the series is implausibly large")
-    spacing = grid.spacing_mm or (4.0, 1.72, 1.72)
+    spacing = spacing_of(grid)
     finest = [min(target, MAX_PIXEL_MM) for target in spacing[1:]]
     shrink = [max(1, int(target / pixel + 1e-6)) for target, pixel in zip(finest, first.pixel_mm, strict=True)]
     counts = np.zeros(len(CLASS_EDGES_HU) + 1, dtype=np.int64)

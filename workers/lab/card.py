@@ -2,6 +2,7 @@
 
 from triage.calibration import Calibration
 from triage.manifest import Manifest
+from workers.images.level import MAX_SHIFT_HU
 
 MUST_NOT = """## What it must not be used for
 - Not a medical device. Research use only: never for a diagnosis, and never to leave an image unread or to delay it.
@@ -43,7 +44,9 @@ def _heads(manifest: Manifest) -> str:
     grid = manifest.preprocessing
     done = [
         "straightened if they lie turned" if grid.straighten else "",
-        f"brought to a brain density of {grid.brain_hu:g} HU (by 4 HU at most)" if grid.brain_hu is not None else "",
+        f"brought to a brain density of {grid.brain_hu:g} HU (by {MAX_SHIFT_HU:g} HU at most)"
+        if grid.brain_hu is not None
+        else "",
         f"smoothed by {grid.smooth_mm:g} mm within slices" if grid.smooth_mm else "",
     ]
     return f"Heads are first {', '.join(filter(None, done))}.\n" if any(done) else ""
