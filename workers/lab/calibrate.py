@@ -12,9 +12,10 @@ from workers.flows.classifiers import Classifiers
 from workers.flows.fused import FusedFlows, latent_quantities
 from workers.flows.glow import dequantise
 from workers.flows.posterior import Posterior, coarse, estimates, quantities
-from workers.lab.fit import FlowGrid, shifted
+from workers.lab.fit import FlowGrid
 from workers.lab.image_set import ImageSet, Pixels
 from workers.lab.presets import Preset
+from workers.lab.weigh import weighed
 
 FLAG_RATES = (0.05, 0.1, 0.2)
 _BATCH = 32
@@ -63,29 +64,33 @@ def calibrate(
     images : ImageSet
         Unlabelled, on the bundle's grid, of patients that no estimator was trained on.
     normals : ImageSet or None
-        Reported normal, likewise; p-values are against them.
+        Reported normal, likewise; p-values are against them, and by them the estimators are weighed.
     name : str
         Of the reference.
     preset : Preset
-        Weights, shifted copies, and how far ranges reach beyond the reference.
+        The estimators' and the levels' weights, and how far ranges reach beyond the reference.
     """
-    rng = np.random.default_rng(0)
-    copies = [shifted(images.pixels, preset.flow.shift, rng) for _ in range(preset.copies)]
-    pixels = np.concatenate([images.pixels, *copies])
-    levels, largest, values = measure(pixels)
+    levels, largest, values = measure(images.pixels)
     template = np.mean([coarse(image) for image in images.pixels], axis=0)
     rows = []
-    for number, image in enumerate(pixels):
+    for number, image in enumerate(images.pixels):
         row = quantities(levels[0, number], levels[1, number], image, template)
         rows.append(row | latent_quantities(largest[:, number]) | values[number])
     log_prior = None
     if preset.normal_share is not None:
         log_prior = (math.log(preset.normal_share[0]), math.log(preset.normal_share[1]))
+    found = _by_estimator(preset, levels, values)
+    terms = _terms(preset, found)
+    of_normals = measure(normals.pixels) if normals else None
+    if normals and of_normals:
+        unknown = ~np.isin(images.keys, normals.keys)
+        mixture = {name: values[unknown] for name, values in found.items()}
+        terms = weighed(terms, _by_estimator(preset, of_normals[0], of_normals[2]), mixture)
     draft = Calibration(
         name=name,
         images=len(images),
         weights=preset.weights,
-        combination=_terms(preset, levels, values),
+        combination=terms,
         reference=(0.0, 0.0),
         log_prior=log_prior,
         template=tuple(template.round(3).tolist()),
@@ -94,18 +99,17 @@ def calibrate(
     by_estimator = _estimates(draft, measure, levels, values)
     reference = np.sort(by_estimator.pop(COMBINED))
     normal_reference: list[float] = []
-    if normals is not None and len(normals):
-        levels, _, values = measure(normals.pixels)
-        normal_reference = np.sort(_estimates(draft, measure, levels, values)[COMBINED]).tolist()
-    found = draft.model_copy(
+    if of_normals:
+        normal_reference = np.sort(_estimates(draft, measure, of_normals[0], of_normals[2])[COMBINED]).tolist()
+    whole = draft.model_copy(
         update={
             "reference": tuple(reference.tolist()),
             "references": {key: tuple(np.sort(values).tolist()) for key, values in by_estimator.items()},
             "normal_reference": tuple(normal_reference),
         }
     )
-    points = tuple(point_at(found, "flag_rate", rate, float(np.quantile(reference, 1 - rate))) for rate in FLAG_RATES)
-    return Calibration.model_validate(found.model_copy(update={"operating_points": points}).model_dump())
+    points = tuple(point_at(whole, "flag_rate", rate, float(np.quantile(reference, 1 - rate))) for rate in FLAG_RATES)
+    return Calibration.model_validate(whole.model_copy(update={"operating_points": points}).model_dump())
 
 
 def point_at(calibration: Calibration, kind: str, target: float, threshold: float) -> OperatingPoint:
@@ -116,15 +120,23 @@ def point_at(calibration: Calibration, kind: str, target: float, threshold: floa
     )
 
 
-def _terms(preset: Preset, levels: Numbers, values: Sequence[Mapping[str, float]]) -> dict[str, Term]:
+def _by_estimator(preset: Preset, levels: Numbers, values: Sequence[Mapping[str, float]]) -> dict[str, Numbers]:
+    """Return the values of the estimators that are combined; none where the flows are alone."""
     if not values[0]:
         return {}
     flows = (levels[1] - levels[0]) @ np.asarray(preset.weights)
+    return {
+        name: flows if name == FLOWS else np.array([row[name] for row in values])
+        for name in preset.combination
+        if name == FLOWS or name in values[0]
+    }
+
+
+def _terms(preset: Preset, found: Mapping[str, Numbers]) -> dict[str, Term]:
     terms: dict[str, Term] = {}
     for name, weight in preset.combination.items():
-        if name == FLOWS or name in values[0]:
-            found = flows if name == FLOWS else np.array([row[name] for row in values])
-            low, middle, high = np.percentile(found, [16, 50, 84])
+        if name in found:
+            low, middle, high = np.percentile(found[name], [16, 50, 84])
             terms[name] = Term(centre=float(middle), spread=max(float(high - low) / 2, 1e-9), weight=weight)
     return terms
 

@@ -146,14 +146,13 @@ class Preset(BaseModel):
     local : LocalRecipe or None
         The third estimator.
     combination : dict of str to float
-        How the standardised estimators are weighed in the combined statistic, those that there are.
+        How the standardised estimators are weighed in the combined statistic, those that there are: where normals are
+        held out, the mean of the prior with which `workers.lab.weigh` begins.
     normal_share : (float, float) or None
         Least and greatest share of normal images in a mixture that the preset is made for.
     validation_share, calibration_share : float
         Shares of the patients that no flow is trained on; the second is not taken where a run brings its own
         calibration images.
-    copies : int
-        Shifted copies of every calibration image that join the reference, where there are few images.
     margin : float
         Admissible ranges end so far beyond the reference's extremes, in units of the reference's range.
     """
@@ -179,7 +178,6 @@ class Preset(BaseModel):
     normal_share: tuple[float, float] | None = (0.1, 0.95)
     validation_share: float = 0.1
     calibration_share: float = 0.2
-    copies: int = 0
     margin: float = 0.4
 
 

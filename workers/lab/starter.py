@@ -91,7 +91,7 @@ RECIPES: dict[str, Recipe] = {
         test_abnormal={"intracranial hemorrhage": f"{_CT}&patient={BCT_TEST_ABNORMAL}"},
         calibration_on_test=True,
         summary="Non-contrast head CTs at low resolution, for trying the node out: far too few to be good.",
-        note="The percentiles' reference is made of these volumes too (without their labels) and of shifted copies. "
+        note="The percentiles' reference is these volumes themselves (without their labels). "
         "Blocks, pooling and smoothing of the classifier, how heads are evened, and the estimators' weights were "
         "chosen on splits of the same volumes with their labels: expect less on others. Bundles trained on three other "
         "splits (tests/bench/estimators.py) gave 0.86, 0.80 and 0.81 for `combined`: this split is a lucky one.",
