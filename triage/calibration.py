@@ -125,7 +125,8 @@ class Calibration(_Part):
     references : dict of str to tuple of float
         The same for every other estimator, by name.
     normal_reference : tuple of float
-        The combined statistic over held-out images that were reported normal, ascending; may be empty.
+        The combined statistic over held-out images that were reported normal and had no part in weighing the
+        estimators, ascending; may be empty.
     probability : Probability or None
         Where labels allowed it.
     operating_points : tuple of OperatingPoint

@@ -13,11 +13,13 @@ from workers.flows.fused import FusedFlows, latent_quantities
 from workers.flows.glow import dequantise
 from workers.flows.posterior import Posterior, coarse, estimates, quantities
 from workers.lab.fit import FlowGrid
-from workers.lab.image_set import ImageSet, Pixels
+from workers.lab.image_set import ImageSet, Pixels, share
 from workers.lab.presets import Preset
 from workers.lab.weigh import weighed
 
 FLAG_RATES = (0.05, 0.1, 0.2)
+#: With fewer held-out normals the estimators stay weighed as the preset says.
+LEAST_NORMALS = 60
 _BATCH = 32
 
 Numbers = npt.NDArray[np.float64]
@@ -64,7 +66,8 @@ def calibrate(
     images : ImageSet
         Unlabelled, on the bundle's grid, of patients that no estimator was trained on.
     normals : ImageSet or None
-        Reported normal, likewise; p-values are against them, and by them the estimators are weighed.
+        Reported normal, likewise. P-values are against them; where they are enough, half of them weigh the estimators
+        instead, for p-values hold only against images that decided nothing.
     name : str
         Of the reference.
     preset : Preset
@@ -80,12 +83,9 @@ def calibrate(
     if preset.normal_share is not None:
         log_prior = (math.log(preset.normal_share[0]), math.log(preset.normal_share[1]))
     found = _by_estimator(preset, levels, values)
-    terms = _terms(preset, found)
-    of_normals = measure(normals.pixels) if normals else None
-    if normals and of_normals:
-        unknown = ~np.isin(images.keys, normals.keys)
-        mixture = {name: values[unknown] for name, values in found.items()}
-        terms = weighed(terms, _by_estimator(preset, of_normals[0], of_normals[2]), mixture)
+    unknown = ~np.isin(images.keys, normals.keys if normals else ())
+    mixture = {of: numbers[unknown] for of, numbers in found.items()}
+    terms, normals = _weighed(_terms(preset, found), mixture, normals, measure, preset)
     draft = Calibration(
         name=name,
         images=len(images),
@@ -99,8 +99,9 @@ def calibrate(
     by_estimator = _estimates(draft, measure, levels, values)
     reference = np.sort(by_estimator.pop(COMBINED))
     normal_reference: list[float] = []
-    if of_normals:
-        normal_reference = np.sort(_estimates(draft, measure, of_normals[0], of_normals[2])[COMBINED]).tolist()
+    if normals:
+        levels, _, values = measure(normals.pixels)
+        normal_reference = np.sort(_estimates(draft, measure, levels, values)[COMBINED]).tolist()
     whole = draft.model_copy(
         update={
             "reference": tuple(reference.tolist()),
@@ -118,6 +119,18 @@ def point_at(calibration: Calibration, kind: str, target: float, threshold: floa
     return OperatingPoint.model_validate(
         {"kind": kind, "target": target, "threshold": threshold, "percentile": percentile}
     )
+
+
+def _weighed(
+    terms: dict[str, Term], mixture: dict[str, Numbers], normals: ImageSet | None, measure: Measurer, preset: Preset
+) -> tuple[dict[str, Term], ImageSet | None]:
+    """Weigh the estimators by half of the normals, if they are enough; return the others: no patient is in both."""
+    if normals is None or len(normals) < LEAST_NORMALS or len(terms) < 2:
+        return terms, normals
+    first = [share(patient, "weighing") < 0.5 for patient in normals.patients]
+    chosen, others = normals.select(first), normals.select([not one for one in first])
+    levels, _, values = measure(chosen.pixels)
+    return weighed(terms, _by_estimator(preset, levels, values), mixture), others
 
 
 def _by_estimator(preset: Preset, levels: Numbers, values: Sequence[Mapping[str, float]]) -> dict[str, Numbers]:

@@ -104,7 +104,8 @@ def _percentile(calibration: Calibration) -> str:
     terms = ", ".join(f"{name} {term.weight:g}" for name, term in calibration.combination.items())
     statistic = f"the estimators, standardised and weighed: {terms}; flows is {flows}" if terms else flows
     normals = (
-        f"P-values are against {len(calibration.normal_reference)} held-out images reported normal.\n"
+        f"P-values are against {len(calibration.normal_reference)} held-out images reported normal, which had no part "
+        "in weighing the estimators.\n"
         if calibration.normal_reference
         else ""
     )
