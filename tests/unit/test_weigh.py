@@ -2,11 +2,25 @@
 
 import numpy as np
 import pytest
+import torch
+from scipy import ndimage
 
-from triage.calibration import Term
+from triage.calibration import Calibration, Term
+from triage.manifest import Classifier
+from workers.flows.classifiers import Classifiers
+from workers.flows.glow import Glow
+from workers.flows.posterior import Posterior
+from workers.flows.set_classifier import SetClassifier
+from workers.lab.calibrate import LEAST_NORMALS, Measurer, calibrate
+from workers.lab.fit import FlowGrid
+from workers.lab.fit_classifier import fit_classifier
+from workers.lab.image_set import ImageSet
+from workers.lab.presets import ClassifierRecipe, find_preset
 from workers.lab.weigh import weighed
 
 PRESET = {"flows": 0.25, "set_classifier": 1.0, "local_classifier": 0.5}
+CPU = torch.device("cpu")
+TINY = {"size": (8, 8), "depth": 1, "widths": (8,)}
 Values = dict[str, np.ndarray]
 
 
@@ -63,3 +77,53 @@ def test_the_sum_of_the_weights_centres_and_spreads_stay() -> None:
 def test_there_is_nothing_to_weigh_in_one_estimator(alone: dict[str, float]) -> None:
     before = terms(alone)
     assert weighed(before, values(50, 0), values(50, 1)) == before
+
+
+def radiographs(count: int, seed: int, *, spots: bool) -> ImageSet:
+    """Return grey noise; with spots, every other image has a bright one."""
+    rng = np.random.default_rng(seed)
+    images = 90 + ndimage.gaussian_filter(rng.normal(0, 60, (count, 32, 32)), (0, 2, 2))
+    y, x = np.mgrid[:32, :32]
+    spot = 80 * np.exp(-((y - 16) ** 2 + (x - 16) ** 2) / 18)
+    images += spots * spot * (np.arange(count) % 2).reshape(-1, 1, 1)
+    keys = tuple(f"{seed}:{number}" for number in range(count))
+    return ImageSet(np.clip(images, 0, 255).astype(np.uint8), keys, keys)
+
+
+@pytest.fixture(scope="module")
+def measure() -> Measurer:
+    """Return two flows that know nothing and a set classifier that knows the spots."""
+    recipe = ClassifierRecipe(
+        spec=Classifier(size=(32, 32), blocks=(2, 4), statistics=("mean", "sd")), copied=10, copies=1, hosts=10
+    )
+    sets = (radiographs(60, 1, spots=False), radiographs(60, 2, spots=True))
+    classifier = SetClassifier(recipe.spec, fit_classifier(recipe, *sets, seed=0, device=CPU), CPU)
+    architecture = find_preset("starter-cxr").architecture.model_copy(update=TINY)
+    pair = Posterior(*(Glow(architecture, seed=seed).eval() for seed in (0, 1)))
+    preset = find_preset("starter-cxr")
+    return Measurer(pair, Classifiers(classifier, None), FlowGrid(preset.transform, architecture, 256))
+
+
+def calibration(measure: Measurer, normals: ImageSet) -> Calibration:
+    preset = find_preset("starter-cxr").model_copy(update={"weights": (1.0,)})
+    return calibrate(measure, radiographs(80, 3, spots=True), normals, name="held out", preset=preset)
+
+
+def test_a_bundle_is_weighed_by_half_of_its_held_out_normals_and_p_values_are_against_the_others(
+    measure: Measurer,
+) -> None:
+    normals = radiographs(3 * LEAST_NORMALS, 4, spots=False)
+    found = calibration(measure, normals)
+    weight = {name: term.weight for name, term in found.combination.items()}
+    assert weight["set_classifier"] > 0.9 * sum(weight.values())
+    against = len(found.normal_reference)
+    assert 0.35 * len(normals) < against < 0.65 * len(normals)
+
+
+def test_too_few_held_out_normals_leave_the_presets_weights_and_are_all_p_values_reference(measure: Measurer) -> None:
+    found = calibration(measure, radiographs(LEAST_NORMALS - 1, 4, spots=False))
+    preset = find_preset("starter-cxr").combination
+    assert {name: term.weight for name, term in found.combination.items()} == {
+        name: preset[name] for name in ("flows", "set_classifier")
+    }
+    assert len(found.normal_reference) == LEAST_NORMALS - 1
