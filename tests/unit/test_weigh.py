@@ -1,5 +1,7 @@
 """Estimators are weighed by how they tell held-out images of the two sets apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from workers.flows.classifiers import Classifiers
 from workers.flows.glow import Glow
 from workers.flows.posterior import Posterior
 from workers.flows.set_classifier import SetClassifier
-from workers.lab.calibrate import LEAST_NORMALS, Measurer, calibrate
+from workers.lab.calibrate import LEAST_WEIGHING, Measurer, calibrate
 from workers.lab.fit import FlowGrid
 from workers.lab.fit_classifier import fit_classifier
 from workers.lab.image_set import ImageSet
@@ -112,7 +114,7 @@ def calibration(measure: Measurer, normals: ImageSet) -> Calibration:
 def test_a_bundle_is_weighed_by_half_of_its_held_out_normals_and_p_values_are_against_the_others(
     measure: Measurer,
 ) -> None:
-    normals = radiographs(3 * LEAST_NORMALS, 4, spots=False)
+    normals = radiographs(6 * LEAST_WEIGHING, 4, spots=False)
     found = calibration(measure, normals)
     weight = {name: term.weight for name, term in found.combination.items()}
     assert weight["set_classifier"] > 0.9 * sum(weight.values())
@@ -120,10 +122,15 @@ def test_a_bundle_is_weighed_by_half_of_its_held_out_normals_and_p_values_are_ag
     assert 0.35 * len(normals) < against < 0.65 * len(normals)
 
 
-def test_too_few_held_out_normals_leave_the_presets_weights_and_are_all_p_values_reference(measure: Measurer) -> None:
-    found = calibration(measure, radiographs(LEAST_NORMALS - 1, 4, spots=False))
+@pytest.mark.parametrize(("count", "patients"), [(LEAST_WEIGHING, LEAST_WEIGHING), (6 * LEAST_WEIGHING, 1)])
+def test_too_few_held_out_normals_leave_the_presets_weights_and_are_all_p_values_reference(
+    measure: Measurer, count: int, patients: int
+) -> None:
+    normals = radiographs(count, 4, spots=False)
+    names = tuple(str(number % patients) for number in range(count))
+    found = calibration(measure, replace(normals, patients=names))
     preset = find_preset("starter-cxr").combination
     assert {name: term.weight for name, term in found.combination.items()} == {
         name: preset[name] for name in ("flows", "set_classifier")
     }
-    assert len(found.normal_reference) == LEAST_NORMALS - 1
+    assert len(found.normal_reference) == count

@@ -18,8 +18,8 @@ from workers.lab.presets import Preset
 from workers.lab.weigh import weighed
 
 FLAG_RATES = (0.05, 0.1, 0.2)
-#: With fewer held-out normals the estimators stay weighed as the preset says.
-LEAST_NORMALS = 60
+#: With fewer held-out images of either set to weigh them by, the estimators stay weighed as the preset says.
+LEAST_WEIGHING = 30
 _BATCH = 32
 
 Numbers = npt.NDArray[np.float64]
@@ -125,10 +125,12 @@ def _weighed(
     terms: dict[str, Term], mixture: dict[str, Numbers], normals: ImageSet | None, measure: Measurer, preset: Preset
 ) -> tuple[dict[str, Term], ImageSet | None]:
     """Weigh the estimators by half of the normals, if they are enough; return the others: no patient is in both."""
-    if normals is None or len(normals) < LEAST_NORMALS or len(terms) < 2:
+    if normals is None or len(terms) < 2:
         return terms, normals
     first = [share(patient, "weighing") < 0.5 for patient in normals.patients]
     chosen, others = normals.select(first), normals.select([not one for one in first])
+    if min(len(chosen), len(others), len(next(iter(mixture.values())))) < LEAST_WEIGHING:
+        return terms, normals
     levels, _, values = measure(chosen.pixels)
     return weighed(terms, _by_estimator(preset, levels, values), mixture), others
 
