@@ -8,7 +8,8 @@ images in ``../shared/data``; the second flow of the pair is that flow some step
 computed by the engine in float32 (float64 sums) and in float64. Random weights would be chaotic and say nothing. The
 gate that `models verify` asks of every bundle is 0.2 nat (`workers.flows.precision.GATE_NATS`).
 
-The second is of the paper's full width: minutes a step, hence few steps; about an hour a preset.
+The second is of the paper's full width: minutes a step, hence few steps; one to two hours a preset. paper-bct wants a
+smaller ``--learning-rate``: nine steps with a warm-up of eight at this one threw it off (4.8 to 10.6 bits/dim).
 """
 
 import argparse
