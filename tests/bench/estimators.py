@@ -76,11 +76,6 @@ class Data:
         return self.read[source]
 
 
-def _divide(images: ImageSet, share_of_first: float, salt: str) -> tuple[ImageSet, ImageSet]:
-    first = [share(patient, salt) < share_of_first for patient in images.patients]
-    return images.select(first), images.select([not one for one in first])
-
-
 def _some(images: ImageSet, count: int, salt: str) -> ImageSet:
     order = sorted(images.keys, key=lambda key: share(key, salt))
     wanted = set(order[:count])
@@ -95,9 +90,9 @@ def _task(preset: Preset, normal: ImageSet, mixture: ImageSet, healthy: ImageSet
 def children(data: Data, seed: int, share_abnormal: float = 0.5) -> Task:
     """Children's radiographs: normal or pneumonia, split by patient."""
     preset, salt = find_preset("starter-cxr"), f"children {seed}"
-    healthy, well = _divide(data("cxr_children.npz?y=0", preset), TESTED, salt)
-    sick, ill = _divide(data("cxr_children.npz?y=1", preset), TESTED, salt)
-    normal, rest = _divide(well, 0.5, salt + " sets")
+    healthy, well = data("cxr_children.npz?y=0", preset).divided(TESTED, salt)
+    sick, ill = data("cxr_children.npz?y=1", preset).divided(TESTED, salt)
+    normal, rest = well.divided(0.5, salt + " sets")
     count = round(len(rest) * share_abnormal / (1 - share_abnormal))
     return _task(preset, normal, ImageSet.union([rest, _some(ill, count, salt)]), healthy, sick)
 
@@ -105,11 +100,11 @@ def children(data: Data, seed: int, share_abnormal: float = 0.5) -> Task:
 def lesions(data: Data, seed: int) -> Task:
     """Normal radiographs of one source; half of the mixture and of the test images get a soft opacity."""
     preset, salt = find_preset("starter-cxr"), f"lesions {seed}"
-    test, rest = _divide(data("cxr_adult.npz?source=rsna_normal", preset), TESTED, salt)
-    normal, mixture = _divide(rest, 0.5, salt + " sets")
+    test, rest = data("cxr_adult.npz?source=rsna_normal", preset).divided(TESTED, salt)
+    normal, mixture = rest.divided(0.5, salt + " sets")
 
     def half(images: ImageSet) -> tuple[ImageSet, ImageSet]:
-        clean, host = _divide(images, 0.5, salt + " planted")
+        clean, host = images.divided(0.5, salt + " planted")
         pixels = np.stack([plant(image, number, seed=seed).pixels for number, image in enumerate(host.pixels)])
         return clean, ImageSet(pixels, tuple(f"{key}+" for key in host.keys), host.patients)
 
@@ -124,15 +119,15 @@ def adults(data: Data, seed: int) -> Task:
     tested = frozenset(healthy.patients + ill.patients)
     normal = data(RECIPES["cxr"].normal[0], preset).without_patients(tested)
     unread = data("cxr_adult.npz?y_rsna=-1", preset).without_patients(tested)
-    return _task(preset, normal, ImageSet.union([_divide(normal, 0.5, f"adults {seed}")[0], unread]), healthy, ill)
+    return _task(preset, normal, ImageSet.union([normal.divided(0.5, f"adults {seed}")[0], unread]), healthy, ill)
 
 
 def ctich(data: Data, seed: int) -> Task:
     """Head CTs with and without hemorrhage; the mixture is all volumes that aren't tested."""
     preset, salt = find_preset("starter-bct"), f"ctich {seed}"
     source = RECIPES["bct"].mixture[0]
-    healthy, normal = _divide(data(f"{source}&y=0", preset), 0.4, salt)
-    sick, ill = _divide(data(f"{source}&y=1", preset), 0.4, salt)
+    healthy, normal = data(f"{source}&y=0", preset).divided(0.4, salt)
+    sick, ill = data(f"{source}&y=1", preset).divided(0.4, salt)
     return _task(preset, normal, ImageSet.union([normal, ill]), healthy, sick)
 
 

@@ -81,7 +81,7 @@ def pair(preset_name: str, course: Course, console: Console) -> tuple[list[Glow]
         if first is None and time.process_time() - started > 60 * course.minutes:
             first, steps = deepcopy(flow), step + course.apart
     assert first is not None
-    optimiser.zero_grad(set_to_none=True)
+    optimiser.zero_grad(set_to_none=True)  # two gigabytes at full width
     trained = {"steps": step, "first_bits_per_dim": bits[0], "last_bits_per_dim": float(np.mean(bits[-course.apart :]))}
     return [one.requires_grad_(False).eval() for one in (first, flow)], kept, trained
 

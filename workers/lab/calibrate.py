@@ -13,7 +13,7 @@ from workers.flows.fused import FusedFlows, latent_quantities
 from workers.flows.glow import dequantise
 from workers.flows.posterior import Posterior, coarse, estimates, quantities
 from workers.lab.fit import FlowGrid
-from workers.lab.image_set import ImageSet, Pixels, share
+from workers.lab.image_set import ImageSet, Pixels
 from workers.lab.presets import Preset
 from workers.lab.weigh import weighed
 
@@ -127,8 +127,7 @@ def _weighed(
     """Weigh the estimators by half of the normals, if they are enough; return the others: no patient is in both."""
     if normals is None or len(terms) < 2:
         return terms, normals
-    first = [share(patient, "weighing") < 0.5 for patient in normals.patients]
-    chosen, others = normals.select(first), normals.select([not one for one in first])
+    chosen, others = normals.divided(0.5, "weighing")
     if min(len(chosen), len(others), len(next(iter(mixture.values())))) < LEAST_WEIGHING:
         return terms, normals
     levels, _, values = measure(chosen.pixels)

@@ -43,6 +43,11 @@ class ImageSet:
         """Return the images of everybody else."""
         return self.select([patient not in patients for patient in self.patients])
 
+    def divided(self, share_of_first: float, salt: str) -> tuple[Self, Self]:
+        """Return two sets, no patient in both; whose is where depends on the patient and ``salt`` alone."""
+        first = [share(patient, salt) < share_of_first for patient in self.patients]
+        return self.select(first), self.select([not one for one in first])
+
     @classmethod
     def union(cls, sets: Sequence[Self]) -> Self:
         """Return all images of ``sets``, each once."""

@@ -146,8 +146,8 @@ class Preset(BaseModel):
     local : LocalRecipe or None
         The third estimator.
     combination : dict of str to float
-        How the standardised estimators are weighed in the combined statistic, those that there are: where normals are
-        held out, the mean of the prior with which `workers.lab.weigh` begins.
+        How the standardised estimators are weighed in the combined statistic, those that there are: where enough images
+        are held out, the mean of the prior with which `workers.lab.weigh` begins.
     normal_share : (float, float) or None
         Least and greatest share of normal images in a mixture that the preset is made for.
     validation_share, calibration_share : float

@@ -6,6 +6,7 @@ holds little that isn't normal, no weighting is much more credible than another 
 """
 
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -62,10 +63,8 @@ def _standardised(terms: Mapping[str, Term], values: Mapping[str, Numbers]) -> N
 
 def _simplex(count: int) -> Numbers:
     """Return all weightings in steps, (G, count), each of sum 1; moved off the edges, where a prior may be infinite."""
-    axes = np.meshgrid(*[np.arange(STEPS + 1)] * (count - 1), indexing="ij")
-    first = np.stack([axis.ravel() for axis in axes], 1)
-    first = first[first.sum(1) <= STEPS]
-    whole = np.concatenate([first, STEPS - first.sum(1, keepdims=True)], 1) + 1 / count
+    steps = [one for one in product(range(STEPS + 1), repeat=count) if sum(one) == STEPS]
+    whole = np.array(steps) + 1 / count
     found: Numbers = whole / whole.sum(1, keepdims=True)
     return found
 
