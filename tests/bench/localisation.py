@@ -36,8 +36,8 @@ from workers.flows.intracranial import inside_skull
 from workers.flows.relevance import Method, Standard
 from workers.images.backdrop import CONSPICUOUS_SHARE
 from workers.images.bct import bct_tensor
+from workers.images.fit_gate_head import as_volume
 from workers.images.resample import grid_affine, head_frame
-from workers.images.volume import Volume
 from workers.lab.image_set import ImageSet, share
 from workers.lab.images import load
 from workers.lab.maps import make_mapper
@@ -210,17 +210,41 @@ def cxr(models: Path, data: Path, wanted: str) -> Figures:
     return found
 
 
-def head_with_slices(x: Pixels, thick_mm: float, bleeds: npt.NDArray[np.bool_], grid: Preprocessing):
-    """Return a CT-ICH volume on the grid, and which of the grid's slices bleed and which lie inside the scan."""
-    hu = -20 + x.astype(np.float64) / 255 * 120
-    affine = np.column_stack([np.diag([1.56, 1.56, thick_mm]), np.zeros(3)])
-    values = np.clip(hu + grid.hu_offset, 0, grid.grey_levels - 1).astype(np.float32)
-    volume = Volume(values=values, affine=affine, up=np.array([0.0, 0.0, 1.0]), class_shares=np.zeros(5))
-    head = bct_tensor(volume, head_frame(volume), grid)
-    start, step = grid_affine(head.frame, grid)
-    places = np.rint((start[2] + step[2, 2] * np.arange(grid.size[0])) / thick_mm).astype(int)
-    scanned = (places >= 0) & (places < len(x))
-    return head.pixels, scanned & bleeds[np.clip(places, 0, len(x) - 1)], scanned
+@dataclass(frozen=True)
+class ScannedHead:
+    """A CT-ICH volume on the grid.
+
+    Attributes
+    ----------
+    pixels : numpy.ndarray
+        uint8, (D, H, W).
+    places : numpy.ndarray
+        float64, (3, S, h, w): where every other pixel of the S slices that were scanned lies in ``pixels``.
+    bleeds : numpy.ndarray
+        bool, (S,): which of these slices bleed.
+    """
+
+    pixels: Pixels
+    places: Maps
+    bleeds: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, x: Pixels, thick_mm: float, bleeds: npt.NDArray[np.bool_], grid: Preprocessing) -> "ScannedHead":
+        """Lay the grid along a head; its slices may lie aslant in it."""
+        volume = as_volume(x, between_mm=thick_mm)
+        head = bct_tensor(volume, head_frame(volume), grid)
+        start, step = grid_affine(head.frame, grid)
+        k, j, i = np.mgrid[: len(x), : x.shape[1] : 2, : x.shape[2] : 2]
+        lps = np.tensordot(volume.affine[:, :3], np.stack([i, j, k]), axes=1) + volume.affine[:, 3:, None, None]
+        places = np.tensordot(np.linalg.inv(step), lps - start[:, None, None, None], axes=1)[::-1]
+        return cls(head.pixels, places, bleeds)
+
+    def by_slice(self, map_: Maps) -> npt.NDArray[np.float64]:
+        """Return how strong a map, (D, H, W), is on every scanned slice, (S,)."""
+        onto = ndimage.map_coordinates(map_, self.places, order=1, mode="constant")
+        flat = np.sort(onto.reshape(len(onto), -1))
+        found: npt.NDArray[np.float64] = flat[:, -max(1, round(CONSPICUOUS_SHARE * flat.shape[1])) :].mean(1)
+        return found
 
 
 def bct(models: Path, data: Path, wanted: str) -> Figures:
@@ -232,38 +256,35 @@ def bct(models: Path, data: Path, wanted: str) -> Figures:
         columns = {name: npz[name] for name in ("x", "patient", "n_slices", "slice_has_ich", "y")}
     names = columns["patient"].astype(str)
     rows = {
-        name: head_with_slices(x, 0.15625 * float(n), has.astype(bool), grid)
+        name: ScannedHead.of(x, 0.15625 * float(n), has.astype(bool), grid)
         for name, x, n, has in zip(names, columns["x"], columns["n_slices"], columns["slice_has_ich"], strict=True)
     }
     tested = [rows[name] for name in BCT_TEST_ABNORMAL.split(",")]
-    tested = [row for row in tested if row[1].any() and not row[1][row[2]].all()]
-    unseen = np.stack([rows[name][0] for name in BCT_TEST_NORMAL.split(",")])
-    rng = np.random.default_rng(0)
+    tested = [head for head in tested if head.bleeds.any() and not head.bleeds.all()]
+    unseen = np.stack([rows[name].pixels for name in BCT_TEST_NORMAL.split(",")])
     bench = Bench(bundle, Engine(bundle, "cpu"), unseen)
-    volumes = np.stack([row[0] for row in tested])
+    volumes = np.stack([head.pixels for head in tested])
 
-    def figures(strengths: Maps) -> dict[str, Figure]:
-        areas = [auc(s[o], b[o]) for s, (_, b, o) in zip(strengths, tested, strict=True)]
-        first = [b[np.where(o, s, -np.inf).argmax()] for s, (_, b, o) in zip(strengths, tested, strict=True)]
+    def figures(strengths: list[npt.NDArray[np.float64]]) -> dict[str, Figure]:
+        areas = [auc(s, head.bleeds) for s, head in zip(strengths, tested, strict=True)]
+        first = [head.bleeds[s.argmax()] for s, head in zip(strengths, tested, strict=True)]
         patients = np.arange(len(tested))
         return {"slice AUC": figure(areas, patients), "first slice": figure(first, patients)}
 
-    def strength(maps: Maps) -> Maps:
-        flat = np.sort(maps.reshape(*maps.shape[:2], -1), axis=2)
-        by_slice = flat[..., -max(1, round(CONSPICUOUS_SHARE * flat.shape[2])) :].mean(2)
-        fine: Maps = torch.nn.functional.interpolate(torch.from_numpy(by_slice)[:, None], grid.size[0], mode="linear")[
-            :, 0
-        ].numpy()
-        return fine
+    def strength(maps: Maps) -> list[npt.NDArray[np.float64]]:
+        return [head.by_slice(fine) for head, fine in zip(tested, resized(maps, grid.size), strict=True)]
 
+    rng, count = np.random.default_rng(0), len(tested[0].bleeds)
     trained = [rows[n] for n, y in zip(names, columns["y"], strict=True) if y and n not in BCT_TEST_ABNORMAL.split(",")]
-    place = np.mean([row[1] for row in trained], axis=0)
-    middle = -np.abs(np.arange(grid.size[0]) - (grid.size[0] - 1) / 2)
+    place = np.mean([head.bleeds for head in trained], axis=0)
+    middle = -np.abs(np.arange(count) - (count - 1) / 2)
+    insides = [inside_skull(head.pixels).astype(np.float64) for head in tested]
+    brain = [ndimage.map_coordinates(s, h.places, order=1).sum((1, 2)) for s, h in zip(insides, tested, strict=True)]
     found = {
-        "chance": figures(rng.random((len(tested), grid.size[0]))),
-        "middle first": figures(np.tile(middle, (len(tested), 1))),
-        "place alone": figures(np.tile(place, (len(tested), 1))),
-        "area of brain alone": figures(np.stack([inside_skull(v).sum((1, 2)) for v in volumes]).astype(float)),
+        "chance": figures([rng.random(count) for _ in tested]),
+        "middle first": figures([middle] * len(tested)),
+        "place alone": figures([place] * len(tested)),
+        "area of brain alone": figures(brain),
     }
     for kind in bench.kinds(BCT_KINDS, wanted):
         for name, maps in zip(("raw", "standardised"), bench.maps(kind, volumes), strict=True):

@@ -194,7 +194,9 @@ def heads() -> list[Head]:
     wanted = [*BCT_TEST_NORMAL.split(","), *BCT_TEST_ABNORMAL.split(",")]
     with np.load(shared("data", "bct_ctich.npz"), allow_pickle=False) as arrays:
         kept = np.isin(arrays["patient"].astype(str), wanted)
-        return [Head(np.where(v < 3, -1000.0, v / 255 * 120 - 20.0)) for v in arrays["x"][kept]]
+        volumes, between_mm = arrays["x"][kept], 0.15625 * arrays["n_slices"][kept]
+    hu = [np.where(v < 3, -1000.0, v / 255 * 120 - 20.0) for v in volumes]
+    return [Head(one, float(apart)) for one, apart in zip(hu, between_mm, strict=True)]
 
 
 def show(title: str, figures: Drifts) -> None:

@@ -1,7 +1,7 @@
 """What can be done to a head CT without changing the patient, for `tests.bench.robustness`.
 
-Volumes are HU on a raster of 1.56 mm and 5 mm, slices from below; CT-ICH knows neither bone beyond 100 HU nor air below
--20 HU, so alterations of either are as visible to the model as they would be in a clinic: not at all.
+Volumes are HU on a raster of 1.56 mm and some 5 mm, slices from below; CT-ICH knows neither bone beyond 100 HU nor air
+below -20 HU, so alterations of either are as visible to the model as they would be in a clinic: not at all.
 """
 
 from collections.abc import Callable
@@ -56,7 +56,21 @@ def turned(degrees: float) -> Change:
 
 
 def tilted(degrees: float) -> Change:
-    """About the axis from ear to ear: chin up or down, or another gantry tilt."""
+    """About the axis from ear to ear: chin up or down."""
+
+    def change(head: Head) -> Head:
+        turn = np.radians(degrees)
+        z, y, x = np.indices(head.hu.shape, dtype=np.float64)
+        up, back = (z - head.hu.shape[0] / 2) * head.between_mm, (y - head.hu.shape[1] / 2) * PIXEL_MM
+        z = (np.cos(turn) * up + np.sin(turn) * back) / head.between_mm + head.hu.shape[0] / 2
+        y = (np.cos(turn) * back - np.sin(turn) * up) / PIXEL_MM + head.hu.shape[1] / 2
+        return replace(head, hu=ndimage.map_coordinates(head.hu, [z, y, x], order=1, mode="constant", cval=AIR))
+
+    return change
+
+
+def sheared(degrees: float) -> Change:
+    """A gantry tilt of which the header says nothing: slices lie higher behind than in front, or lower."""
 
     def change(head: Head) -> Head:
         slope = np.tan(np.radians(degrees)) * PIXEL_MM / head.between_mm
@@ -117,6 +131,7 @@ def marks(head: Head) -> Head:
 ALTERATIONS: dict[str, Change] = {
     **{f"rotation {d:+d} degrees": turned(d) for d in (2, -2, 5, -5)},
     **{f"tilt {d:+d} degrees": tilted(d) for d in (5, -5)},
+    **{f"gantry tilt {d:+d} degrees, not told": sheared(d) for d in (5, -5)},
     **{f"HU {d:+d}": _hu(lambda hu, d=d: hu + d) for d in (2, -2)},
     **{f"noise {d} HU": noisy(d) for d in (2, 5)},
     "kernel, softer": blurred(1.0),

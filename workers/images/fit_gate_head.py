@@ -29,11 +29,11 @@ def main() -> None:
     np.savez_compressed(arguments.out, allow_pickle=False, head=np.round(head).astype(np.uint8))
 
 
-def as_volume(stored: npt.NDArray[np.uint8]) -> Volume:
+def as_volume(stored: npt.NDArray[np.uint8], *, between_mm: float = VOXEL_MM[0]) -> Volume:
     """Return a stored head, uint8 (D, H, W), in equation 4's values."""
     low, high = WINDOW_HU
     hu = stored.astype(np.float32) / 255 * (high - low) + low
-    affine = np.column_stack([np.diag(VOXEL_MM[::-1]), np.zeros(3)])
+    affine = np.column_stack([np.diag((*VOXEL_MM[:0:-1], between_mm)), np.zeros(3)])
     values = np.clip(hu + HU_OFFSET, 0, TOP).astype(np.float32)
     return Volume(values=values, affine=affine, up=np.array([0.0, 0.0, 1.0]), class_shares=np.zeros(5))
 
