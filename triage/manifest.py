@@ -28,8 +28,6 @@ class Preprocessing(_Part):
         BCT: pixel = clip(HU + hu_offset, 0, grey_levels - 1) (paper, equation 4).
     straighten : bool
         BCT: turn the grid about the slices' normal to lie along the head's midline (not in the paper).
-    align : bool
-        BCT: then turn and move the grid to lie along the head as it lies along a mean head (not in the paper).
     brain_hu : float or None
         BCT: brighten or darken a head, by 4 HU at most, so that its brain's most frequent density is this, HU (not in
         the paper).
@@ -42,7 +40,6 @@ class Preprocessing(_Part):
     grey_levels: int = Field(ge=2, le=256)
     hu_offset: int = 14
     straighten: bool = False
-    align: bool = False
     brain_hu: Annotated[float, Field(ge=25, le=45)] | None = None
     smooth_mm: float = Field(0.0, ge=0, le=10)
 

@@ -25,7 +25,6 @@ class ModelGrid:
     size: tuple[int, ...]
     spacing_mm: tuple[float, ...] | None = None
     straighten: bool = False
-    align: bool = False
     brain_hu: float | None = None
     smooth_mm: float = 0.0
 

@@ -14,11 +14,10 @@ from tests.support.images import ModelGrid, Store, same_but_for
 from tests.support.peers import shared
 from triage.messages import Relevance
 from workers.images import BCT, Source, prepare
-from workers.images.align import pose
 from workers.images.backdrop import backdrop
 from workers.images.pixels import Floats
 from workers.images.resample import head_frame, on_grid
-from workers.images.straighten import MAX_DEGREES, straightened
+from workers.images.straighten import MAX_DEGREES, pose, straightened
 
 pytest_plugins = ["tests.support.images"]
 

@@ -10,13 +10,13 @@ from scipy import ndimage
 from triage.errors import NotScoredError
 from triage.messages import Relevance
 from triage.pictures import Backdrop, Picture, Planes
-from workers.images.align import pose
 from workers.images.borders import content_box
 from workers.images.frames import Frame, Vector, frames_of
 from workers.images.pixels import displayed
 from workers.images.resample import grid_affine, head_frame
 from workers.images.sources import BCT, Grid, Source
 from workers.images.stacks import group, stacked
+from workers.images.straighten import pose
 from workers.images.volume import SliceReader, load_volume
 
 Deviations = npt.NDArray[np.float32]

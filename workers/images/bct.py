@@ -11,13 +11,13 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedE
 
 from triage.errors import NotScoredError
 from triage.messages import ModelInput
-from workers.images.align import pose
 from workers.images.frames import Frame, frames_of
 from workers.images.gate_bct import check_head
 from workers.images.level import shift_hu, shifted
 from workers.images.resample import HeadFrame, head_frame, on_grid
 from workers.images.sources import BCT, Grid, Prepared, Source
 from workers.images.stacks import Stack, group, stacked
+from workers.images.straighten import pose
 from workers.images.volume import Volume, load_volume
 
 TOMOGRAMS = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
@@ -29,7 +29,6 @@ PREFERRED_THICKNESS_MM = 5.0
 PREFERRED_KVP = 120.0
 #: Heads are mostly turned a little, and brain is a little darker or brighter; from here on a reader is told.
 TOLD_DEGREES = 5.0
-TOLD_TILT_DEGREES = 15.0
 TOLD_HU = 3.0
 
 #: A peer's text goes no further than it is printable, and a value of VR SH long.
@@ -120,7 +119,7 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
 
 
 def bct_tensor(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadTensor:
-    """Bring a head onto the model's grid: straightened, aligned, evened in density, smoothed, as the grid asks.
+    """Bring a head onto the model's grid: straightened, evened in density and smoothed, if the grid asks for that.
 
     Parameters
     ----------
@@ -149,9 +148,6 @@ def _prepared(stack: Stack, grid: Grid) -> Prepared:
         notes.append(f"gantry tilt of {stack.tilt_degrees:.1f} degrees corrected")
     if abs(head.frame.turned_degrees) >= TOLD_DEGREES:
         notes.append(f"head turned by {abs(head.frame.turned_degrees):.0f} degrees, straightened")
-    tilt = np.degrees(np.arccos(np.clip(head.frame.axes[2] @ frame.axes[2], -1, 1)))
-    if tilt >= TOLD_TILT_DEGREES:
-        notes.append(f"head tilted by {tilt:.0f} degrees, levelled")
     if abs(head.shift_hu) >= TOLD_HU:
         way = "darker" if head.shift_hu > 0 else "brighter"
         notes.append(f"brain {way} than usual, evened by {abs(head.shift_hu):.0f} HU")

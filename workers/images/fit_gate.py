@@ -51,10 +51,10 @@ def main() -> None:
     fit(np.delete(positives, held, axis=0), negatives, positives[held]).save(arguments.out)
 
 
-def halves(path: Path, array: str = "x") -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Return an npz file's images, or another array, of the tuning half and of the untouched half of its patients."""
+def halves(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Return an npz file's images of the tuning half and of the untouched half of its patients."""
     with np.load(path, allow_pickle=False) as arrays:
-        x = arrays[array]
+        x = arrays["x"]
         names = arrays["patient"].astype(str).tolist()
         # The children's numbers start again in every split and class; images without a number stand for themselves.
         parts = [arrays[k].astype(str).tolist() for k in ("split", "subtype") if k in arrays.files]

@@ -45,10 +45,6 @@ class Grid(Lattice, Protocol):
         """Whether heads that lie turned are straightened."""
 
     @property
-    def align(self) -> bool:
-        """Whether heads are then brought into the mean head's pose."""
-
-    @property
     def brain_hu(self) -> float | None:
         """The density to which heads' brains are brought, HU; None: as they are."""
 

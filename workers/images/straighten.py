@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from workers.images.pixels import Floats
 from workers.images.resample import HeadFrame, Raster, framed, on_grid
+from workers.images.sources import Grid
 from workers.images.volume import Volume
 
 #: The greatest turn that is looked for: at 90 degrees heads are nearly symmetric again, front to back.
@@ -24,6 +25,11 @@ SMOOTHING_PIXELS = 1.0
 PIXEL_MM = 3.5
 #: Where the line is looked for: the upper 84 mm of a head, above nose and chin.
 BOX = Raster(size=(9, 64, 64), spacing_mm=(10.0, PIXEL_MM, PIXEL_MM))
+
+
+def pose(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadFrame:
+    """Return the axes along which the grid is laid: the head's own, if the grid wants heads straightened."""
+    return straightened(volume, frame) if grid.straighten else frame
 
 
 def straightened(volume: Volume, frame: HeadFrame) -> HeadFrame:

@@ -44,7 +44,6 @@ def _heads(manifest: Manifest) -> str:
     grid = manifest.preprocessing
     done = [
         "straightened if they lie turned" if grid.straighten else "",
-        "brought into a mean head's pose" if grid.align else "",
         f"brought to a brain density of {grid.brain_hu:g} HU (by {MAX_SHIFT_HU:g} HU at most)"
         if grid.brain_hu is not None
         else "",

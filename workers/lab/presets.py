@@ -298,7 +298,6 @@ def _starter_bct() -> Preset:
             spacing_mm=(5.0, 1.8, 1.8),
             grey_levels=128,
             straighten=True,
-            align=True,
             brain_hu=35.0,
             smooth_mm=1.8,
         ),
