@@ -241,7 +241,7 @@ class ScannedHead:
 
     def by_slice(self, map_: Maps) -> npt.NDArray[np.float64]:
         """Return how strong a map, (D, H, W), is on every scanned slice, (S,)."""
-        onto = ndimage.map_coordinates(map_, self.places, order=1, mode="constant")
+        onto = ndimage.map_coordinates(map_, self.places, order=1, mode="constant", cval=float(map_.min()))
         flat = np.sort(onto.reshape(len(onto), -1))
         found: npt.NDArray[np.float64] = flat[:, -max(1, round(CONSPICUOUS_SHARE * flat.shape[1])) :].mean(1)
         return found
