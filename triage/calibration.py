@@ -107,7 +107,8 @@ class Calibration(_Part):
     """``calibration.json``: a frozen reference of unlabelled images that no estimator was trained on, and more.
 
     The *flows' statistic* is the sum over levels of ``weights[l] * (log p(x) - log p(x|normal))[l]``, nats; with all
-    weights 1 it is minus the log posterior of the paper's equation 3. The *combined* statistic, which ranks, is the
+    weights 1 it is minus the log posterior of the paper's equation 3; it is averaged over the image's views, where the
+    bundle has them. The *combined* statistic, which ranks, is the
     sum of the terms of ``combination``, or the flows' statistic where there are none.
 
     Attributes

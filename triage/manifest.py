@@ -63,12 +63,16 @@ class InputTransform(_Part):
         Give every image the same mean and spread.
     spread : float
         Standard deviation after ``standardise``, as a share of the whole grey scale.
+    views : int
+        The flows' statistic is the mean over so many slightly turned, zoomed and shifted copies of the image, itself
+        among them (see `workers.flows.views`); log densities are of the image itself.
     """
 
     clip: int | None = None
     pool: tuple[Annotated[int, Field(ge=1)], ...] = (1, 1)
     standardise: bool = False
     spread: float = Field(0.2, gt=0, le=1)
+    views: int = Field(1, ge=1, le=64)
 
 
 Prior = Literal["fixed", "learned"]

@@ -79,6 +79,8 @@ class Score:
         log p(normal|x) up to a constant = log p(x|normal) - log p(x), nats (paper, equation 3).
     percentile : float
         Abnormality percentile, 0 to 100, of ``combined`` against the bundle's frozen calibration reference.
+    flows : float
+        The flows' statistic, nats, higher for the more abnormal; see `triage.calibration.Calibration`.
     set_classifier : float or None
         Logit of the set classifier, higher for the more abnormal; None if the bundle has none.
     local_classifier : float or None
@@ -108,6 +110,7 @@ class Score:
     log_posterior: float
     percentile: float
     combined: float = 0.0
+    flows: float = 0.0
     set_classifier: float | None = None
     local_classifier: float | None = None
     percentiles: dict[str, float] = field(default_factory=dict)

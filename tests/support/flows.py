@@ -68,10 +68,13 @@ def golden_pixels(folder: Path) -> np.ndarray:
     return from_blocks(load_file(folder / GOLDEN)["pixels"].numpy(), tiny_manifest().preprocessing.size)
 
 
-def tiny_bundle(folder: Path, modality: str = "CXR", calibration: Calibration | None = None) -> Bundle:
+def tiny_bundle(
+    folder: Path, modality: str = "CXR", calibration: Calibration | None = None, *, views: int = 1
+) -> Bundle:
     """Write a bundle of two untrained flows."""
     folder.mkdir(parents=True)
     manifest = tiny_manifest(modality, folder.name)
+    manifest = manifest.model_copy(update={"transform": manifest.transform.model_copy(update={"views": views})})
     size = 8 ** len(manifest.architecture.size)
     flows = [perturbed(Glow(manifest.architecture, seed=seed), seed=seed) for seed in (1, 2)]
     for file, flow in zip((NORMAL, MIXTURE), flows, strict=True):

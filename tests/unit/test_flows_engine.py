@@ -3,11 +3,13 @@
 import math
 import pickle
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy import ndimage
 
 from tests.support.flows import grey, tiny_bundle, tiny_calibration, tiny_manifest
 from tests.unit.test_bundles import resum
@@ -15,10 +17,15 @@ from triage.bundles import Bundle
 from triage.calibration import UNLIKE
 from triage.errors import BundleError
 from triage.messages import ModelInput
+from workers.flows.classifiers import NONE
 from workers.flows.engine import Engine
+from workers.flows.estimators import BundleEstimators, statistics
 from workers.flows.glow import dequantise
 from workers.flows.replay import Replay, fastest
 from workers.flows.transform import to_flow_grid
+from workers.flows.views import views
+from workers.lab.calibrate import Measurer, estimate
+from workers.lab.fit import FlowGrid
 
 
 def chest(seed: int = 0) -> ModelInput:
@@ -52,6 +59,44 @@ def test_scoring_again_or_in_another_engine_gives_the_very_same_numbers(bundle: 
     engine = Engine(bundle, "cpu")
     scores = [engine.score(chest()), engine.score(chest()), Engine(Bundle.open(bundle.folder), "cpu").score(chest())]
     assert len({(s.log_prob_normal, s.log_prob_mixture, *s.levels_normal) for s in scores}) == 1
+
+
+@pytest.mark.parametrize("modality", ["CXR", "BCT"])
+def test_the_flows_statistic_is_a_mean_over_views_and_all_else_is_of_the_image_itself(
+    tmp_path: Path, modality: Literal["CXR", "BCT"]
+) -> None:
+    one, several = (
+        Engine(tiny_bundle(tmp_path / str(count) / "tiny", modality, views=count), "cpu") for count in (1, 4)
+    )
+    grid = one.bundle.preprocessing
+    image = ndimage.gaussian_filter(grey(grid.size, grid.grey_levels), 1)
+    alone = [one.score(ModelInput(modality=modality, pixels=view)) for view in views(image, 4)]
+    found = several.score(ModelInput(modality=modality, pixels=image))
+    ratios = [score.flows for score in alone]
+    assert ratios[0] == pytest.approx(-alone[0].log_posterior)
+    assert len(set(ratios)) > 1
+    assert found.flows == pytest.approx(np.mean(ratios))
+    assert found.combined == found.flows
+    assert found.levels_normal == pytest.approx(alone[0].levels_normal)
+    assert found.levels_mixture == pytest.approx(alone[0].levels_mixture)
+    assert found.log_posterior == pytest.approx(alone[0].log_posterior)
+
+
+def test_a_score_and_the_laboratory_say_the_same_of_an_image_with_views(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "tiny", views=3)
+    estimators = BundleEstimators.load(bundle, "cpu")
+    inputs = [chest(seed) for seed in range(5)]
+    table = estimators(stacked(inputs), batch=2)
+    grid = FlowGrid(bundle.transform, bundle.architecture, 256)
+    measured = estimate(Measurer(estimators.engine.posterior, NONE, grid), bundle.calibration, stacked(inputs))
+    for number, one in enumerate(inputs):
+        row = statistics(estimators.engine.score(one))
+        assert row == pytest.approx({name: values[number] for name, values in table.items()}, rel=1e-6)
+        assert row == pytest.approx({name: values[number] for name, values in measured.items()}, rel=1e-6)
+
+
+def stacked(inputs: list[ModelInput]) -> np.ndarray:
+    return np.stack([one.pixels for one in inputs])
 
 
 def test_the_percentile_rises_as_the_log_posterior_falls(bundle: Bundle) -> None:

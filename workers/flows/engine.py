@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from triage.bundles import Bundle
-from triage.calibration import COMBINED, LOCAL_CLASSIFIER, SET_CLASSIFIER
+from triage.calibration import COMBINED, FLOWS, LOCAL_CLASSIFIER, SET_CLASSIFIER
 from triage.errors import BundleError
 from triage.messages import ModelInput, Score
 from workers.flows.classifiers import Classifiers
@@ -18,7 +18,7 @@ from workers.flows.posterior import Posterior, estimates, quantities
 from workers.flows.precision import DTYPES, Precision, require_precision
 from workers.flows.relevance import Mapper
 from workers.flows.replay import fastest
-from workers.flows.transform import to_flow_grid
+from workers.flows.transform import views_on_flow_grid
 from workers.flows.weights import load_flows
 
 Numbers = npt.NDArray[np.float64]
@@ -115,16 +115,16 @@ class Engine:
         bundle, calibration = self.bundle, self.bundle.calibration
         grey_levels = bundle.preprocessing.grey_levels
         started = time.perf_counter()
-        grey = to_flow_grid(model_input.pixels, bundle.transform, bundle.architecture, grey_levels)
-        levels, largest = self.parts(grey[None])
-        normal, mixture = levels[:, 0]
+        grey = views_on_flow_grid(model_input.pixels, bundle.transform, bundle.architecture, grey_levels)
+        levels, largest = self.parts(grey)
+        normal, mixture = levels[:, 0]  # the image's own; its other views count in the flows' statistic alone
         values = self.classifiers(model_input.pixels)
         model_time_s = time.perf_counter() - started
         cell = self.flows.cell
         log_prob_normal, log_prob_mixture = float(normal.sum()) + cell, float(mixture.sum()) + cell
         found = quantities(normal, mixture, model_input.pixels, self.template) | latent_quantities(largest[:, 0])
         reason = calibration.check(found | values)
-        statistics = estimates(calibration, normal, mixture, cell=cell, classifiers=values)
+        statistics = estimates(calibration, *levels, cell=cell, classifiers=values)
         combined = statistics[COMBINED]
         return Score(
             log_prob_normal=log_prob_normal,
@@ -132,6 +132,7 @@ class Engine:
             log_posterior=float(normal.sum() - mixture.sum()),
             percentile=calibration.percentile(combined) if np.isfinite(combined) else 0.0,
             combined=combined,
+            flows=statistics[FLOWS],
             set_classifier=values.get(SET_CLASSIFIER),
             local_classifier=values.get(LOCAL_CLASSIFIER),
             percentiles=calibration.percentiles(statistics),

@@ -17,11 +17,24 @@ import numpy.typing as npt
 
 from triage.bundles import Bundle
 from triage.calibration import COMBINED, FLOWS
+from triage.messages import Score
+from workers.flows.classifiers import classifier_values
 from workers.flows.engine import Engine
 from workers.flows.posterior import estimates
-from workers.flows.transform import to_flow_grid
+from workers.flows.transform import views_on_flow_grid
 
 Scores = dict[str, npt.NDArray[np.float64]]
+
+
+def statistics(score: Score) -> dict[str, float]:
+    """Return what a score holds of every estimator, by name."""
+    return {
+        "log_prob_normal": -score.log_prob_normal,
+        "plain_ratio": -score.log_posterior,
+        FLOWS: score.flows,
+        **classifier_values(score),
+        COMBINED: score.combined,
+    }
 
 
 class BundleEstimators:
@@ -69,10 +82,11 @@ class BundleEstimators:
         for start in range(0, len(pixels), batch):
             some = pixels[start : start + batch]
             grey = [
-                to_flow_grid(image, bundle.transform, bundle.architecture, bundle.preprocessing.grey_levels)
+                views_on_flow_grid(image, bundle.transform, bundle.architecture, bundle.preprocessing.grey_levels)
                 for image in some
             ]
-            normal, mixture = engine.parts(np.stack(grey))[0]
+            levels = engine.parts(np.concatenate(grey))[0]
+            normal, mixture = levels.reshape(2, len(some), bundle.transform.views, -1)
             for image, n, m in zip(some, normal, mixture, strict=True):
                 values = engine.classifiers(image)
                 rows.append(estimates(bundle.calibration, n, m, cell=engine.flows.cell, classifiers=values))

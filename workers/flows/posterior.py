@@ -58,16 +58,17 @@ def estimates(
     calibration : Calibration
         The bundle's.
     normal, mixture : numpy.ndarray
-        (L,): every level's part of the two log densities, nats.
+        (V, L): every level's part of the two log densities, nats, of the image itself and of its other views. The
+        flows' statistic is the mean over them.
     cell : float
         What belongs to no level: the log of a grey level's volume, nats.
     classifiers : mapping of str to float
         The values of the estimators beside the flows, by name; see `workers.flows.classifiers`.
     """
     found = {
-        "log_prob_normal": -float(normal.sum()) - cell,
-        "plain_ratio": float((mixture - normal).sum()),
-        FLOWS: calibration.statistic(normal.tolist(), mixture.tolist()),
+        "log_prob_normal": -float(normal[0].sum()) - cell,
+        "plain_ratio": float((mixture[0] - normal[0]).sum()),
+        FLOWS: calibration.statistic(normal.mean(0).tolist(), mixture.mean(0).tolist()),
         **classifiers,
     }
     return found | {COMBINED: calibration.combined(found)}

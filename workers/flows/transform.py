@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triage.manifest import Architecture, InputTransform
+from workers.flows.views import views
 
 
 def to_flow_grid(
@@ -32,6 +33,14 @@ def to_flow_grid(
         grey = 0.5 + (grey - grey.mean()) * (transform.spread / spread if spread > 0 else 0.0)
     levels = architecture.grey_levels
     return np.clip(np.floor(grey * levels), 0, levels - 1).astype(np.uint8)
+
+
+def views_on_flow_grid(
+    pixels: npt.NDArray[np.uint8], transform: InputTransform, architecture: Architecture, grey_levels: int
+) -> npt.NDArray[np.uint8]:
+    """Return one image and its copies, as many views as the transform asks for, (V, …); see `to_flow_grid`."""
+    seen = views(pixels, transform.views)
+    return np.stack([to_flow_grid(view, transform, architecture, grey_levels) for view in seen])
 
 
 def from_blocks(blocks: npt.NDArray[np.uint8], size: tuple[int, ...]) -> npt.NDArray[np.uint8]:

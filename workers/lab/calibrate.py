@@ -44,13 +44,16 @@ class Measurer:
         self.device = next(posterior.normal.parameters()).device
 
     def __call__(self, pixels: Pixels) -> tuple[Numbers, Numbers, list[dict[str, float]]]:
-        """Return levels' parts and largest latents, (2, N, L) each, and each image's values by the classifiers."""
+        """Return levels' parts of all views and largest latents of the images themselves, (2, N, V, L) and (2, N, L),
+        and each image's values by the classifiers.
+        """
         levels, largest = [], []
         for start in range(0, len(pixels), _BATCH):
-            v = torch.from_numpy(self.grid(pixels[start : start + _BATCH])).to(self.device).unsqueeze(1).float()
+            grey = self.grid.views(pixels[start : start + _BATCH])
+            v = torch.from_numpy(grey.reshape(-1, *grey.shape[2:])).to(self.device).unsqueeze(1).float()
             parts = self.flows.parts(dequantise(v, self.grid.architecture.grey_levels))
-            levels.append(parts.log_density.cpu().numpy())
-            largest.append(parts.largest_latent.cpu().numpy())
+            levels.append(parts.log_density.cpu().numpy().reshape(2, *grey.shape[:2], -1))
+            largest.append(parts.largest_latent.cpu().numpy().reshape(2, *grey.shape[:2], -1)[:, :, 0])
         return np.concatenate(levels, 1), np.concatenate(largest, 1), [self.classifiers(image) for image in pixels]
 
 
@@ -77,7 +80,7 @@ def calibrate(
     template = np.mean([coarse(image) for image in images.pixels], axis=0)
     rows = []
     for number, image in enumerate(images.pixels):
-        row = quantities(levels[0, number], levels[1, number], image, template)
+        row = quantities(levels[0, number, 0], levels[1, number, 0], image, template)
         rows.append(row | latent_quantities(largest[:, number]) | values[number])
     log_prior = None
     if preset.normal_share is not None:
@@ -138,7 +141,7 @@ def _by_estimator(preset: Preset, levels: Numbers, values: Sequence[Mapping[str,
     """Return the values of the estimators that are combined; none where the flows are alone."""
     if not values[0]:
         return {}
-    flows = (levels[1] - levels[0]) @ np.asarray(preset.weights)
+    flows = (levels[1] - levels[0]).mean(1) @ np.asarray(preset.weights)
     return {
         name: flows if name == FLOWS else np.array([row[name] for row in values])
         for name in preset.combination

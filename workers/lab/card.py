@@ -28,7 +28,7 @@ def write_card(manifest: Manifest, calibration: Calibration, evaluation: str = "
         f"{_acquisition(training.acquisition_auc)}",
         _second(manifest),
         _third(manifest),
-        _percentile(calibration),
+        _percentile(calibration, manifest.transform.views),
         evaluation
         or "## How good it is\nNot evaluated yet. Evaluate it on local images before you look at its order.\n",
         MUST_NOT,
@@ -96,11 +96,11 @@ def _third(manifest: Manifest) -> str:
     )
 
 
-def _percentile(calibration: Calibration) -> str:
+def _percentile(calibration: Calibration, views: int) -> str:
     flows = (
         "the sum over levels of log p(x) - log p(x|normal) with weights "
         f"{', '.join(map(str, calibration.weights))} (finest level first)"
-    )
+    ) + (f", a mean over the image and {views - 1} slightly moved copies of it" if views > 1 else "")
     terms = ", ".join(f"{name} {term.weight:g}" for name, term in calibration.combination.items())
     statistic = f"the estimators, standardised and weighed: {terms}; flows is {flows}" if terms else flows
     normals = (

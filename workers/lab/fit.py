@@ -19,7 +19,7 @@ from torch import Tensor
 from triage.errors import ConfigurationError
 from triage.manifest import Architecture, InputTransform
 from workers.flows.glow import Glow, dequantise
-from workers.flows.transform import to_flow_grid
+from workers.flows.transform import to_flow_grid, views_on_flow_grid
 from workers.lab.curves import Epoch, StageRecord
 from workers.lab.image_set import ImageSet, Pixels, share
 from workers.lab.parallel import Group, current
@@ -57,6 +57,12 @@ class FlowGrid:
         """Return (N, …) on the flows' grid."""
         grids = [to_flow_grid(image, self.transform, self.architecture, self.grey_levels) for image in pixels]
         return np.stack(grids)
+
+    def views(self, pixels: Pixels) -> Pixels:
+        """Return (N, V, …) on the flows' grid: every image and its other views."""
+        return np.stack(
+            [views_on_flow_grid(image, self.transform, self.architecture, self.grey_levels) for image in pixels]
+        )
 
 
 @dataclass

@@ -9,9 +9,7 @@ import numpy.typing as npt
 from triage.bundles import Bundle
 from triage.errors import NotScoredError, TriageError
 from triage.messages import ModelInput
-from workers.flows.classifiers import classifier_values
-from workers.flows.estimators import BundleEstimators
-from workers.flows.posterior import estimates as values_of
+from workers.flows.estimators import BundleEstimators, statistics
 from workers.lab.evaluation.labels import Labelled
 from workers.lab.image_set import Pixels
 
@@ -89,10 +87,8 @@ def score_images(
             else:
                 kept.append(image)
                 pixels.append(grid)
-                levels = np.array(score.levels_normal), np.array(score.levels_mixture)
-                rows.append((*levels, score.percentile))
-                cell, values = estimators.engine.flows.cell, classifier_values(score)
-                found.append(values_of(bundle.calibration, *levels, cell=cell, classifiers=values))
+                rows.append((np.array(score.levels_normal), np.array(score.levels_mixture), score.percentile))
+                found.append(statistics(score))
         advance()
     if not kept:
         reasons = "; ".join(dict.fromkeys(refusal.reason for refusal in refused))
