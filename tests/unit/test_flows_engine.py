@@ -82,6 +82,20 @@ def test_the_flows_statistic_is_a_mean_over_views_and_all_else_is_of_the_image_i
     assert found.log_posterior == pytest.approx(alone[0].log_posterior)
 
 
+def test_a_copy_that_takes_the_statistic_out_of_range_is_told_as_unlike(tmp_path: Path) -> None:
+    image = ModelInput(modality="CXR", pixels=ndimage.gaussian_filter(grey((8, 8), 256), 1))
+    free = [Engine(tiny_bundle(tmp_path / f"free{count}", views=count), "cpu").score(image) for count in (1, 4)]
+    own, mean = (score.flows for score in free)
+    near = abs(mean - own) / 2
+    assert near > 0
+    narrow = tiny_calibration(template=(0.0,) * 64, ranges={"ratio": (own - near, own + near)})
+    alone, with_copies = (
+        Engine(tiny_bundle(tmp_path / f"narrow{count}", calibration=narrow, views=count), "cpu").score(image)
+        for count in (1, 4)
+    )
+    assert (alone.not_scored, with_copies.not_scored) == ("", UNLIKE)
+
+
 def test_a_score_and_the_laboratory_say_the_same_of_an_image_with_views(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "tiny", views=3)
     estimators = BundleEstimators.load(bundle, "cpu")

@@ -123,7 +123,9 @@ class Engine:
         cell = self.flows.cell
         log_prob_normal, log_prob_mixture = float(normal.sum()) + cell, float(mixture.sum()) + cell
         found = quantities(normal, mixture, model_input.pixels, self.template) | latent_quantities(largest[:, 0])
-        reason = calibration.check(found | values)
+        # A copy on which a flow explodes would take the whole statistic with it, perhaps to the list's end.
+        averaged = quantities(levels[0].mean(0), levels[1].mean(0), model_input.pixels, self.template)
+        reason = calibration.check(found | values) or calibration.check(found | values | averaged)
         statistics = estimates(calibration, *levels, cell=cell, classifiers=values)
         combined = statistics[COMBINED]
         return Score(
