@@ -68,7 +68,7 @@ class Engine:
         self.classifiers = Classifiers.load(bundle, self.device)
         if precision != "float32":
             require_precision(bundle, self.device, precision)
-        self.run = fastest(self.flows)
+        self.run = fastest(self.flows, bundle.transform.views)
 
     @cached_property
     def posterior(self) -> Posterior:

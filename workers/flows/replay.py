@@ -23,12 +23,14 @@ WARM_UP, ROUNDS = 3, 10
 
 
 class Replay:
-    """A recorded pass of one image through flows on a CUDA device.
+    """A recorded pass of one image, or of so many views of it, through flows on a CUDA device.
 
     Parameters
     ----------
     flows : FusedFlows
         On a CUDA device; must outlive this object.
+    views : int
+        Of an image; see `triage.manifest.InputTransform`.
 
     Raises
     ------
@@ -36,9 +38,9 @@ class Replay:
         If the pass can't be recorded (by CUDA).
     """
 
-    def __init__(self, flows: FusedFlows) -> None:
+    def __init__(self, flows: FusedFlows, views: int = 1) -> None:
         self.flows = flows
-        self.x = torch.zeros(1, 1, *flows.architecture.size, device=flows.device)
+        self.x = torch.zeros(views, 1, *flows.architecture.size, device=flows.device)
         stream = torch.cuda.Stream(flows.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(flows.device))
         with torch.cuda.stream(stream):
@@ -51,7 +53,7 @@ class Replay:
             self.recorded = flows.parts(self.x)
 
     def __call__(self, x: Tensor) -> Parts:
-        """Return the parts of one image, (1, 1, …); of a batch as `FusedFlows.parts` does."""
+        """Return the parts of one image's views, (V, 1, …); of another batch as `FusedFlows.parts` does."""
         if x.shape != self.x.shape:
             return self.flows.parts(x)
         self.x.copy_(x)
@@ -59,12 +61,20 @@ class Replay:
         return Parts(self.recorded.log_density.clone(), self.recorded.largest_latent.clone())
 
 
-def fastest(flows: FusedFlows) -> Run:
-    """Return what runs flows fastest on their device with the same bits: themselves, or a recorded pass on a GPU."""
+def fastest(flows: FusedFlows, views: int = 1) -> Run:
+    """Return what runs flows fastest on their device with the same bits: themselves, or a recorded pass on a GPU.
+
+    Parameters
+    ----------
+    flows : FusedFlows
+        On any device.
+    views : int
+        Of an image, as they are scored together.
+    """
     if flows.device.type != "cuda":
         return flows.parts
     try:
-        replay = Replay(flows)
+        replay = Replay(flows, views)
         x = torch.rand(replay.x.shape, generator=torch.Generator().manual_seed(0)).to(flows.device) - 0.5
         launched, replayed = flows.parts(x), replay(x)
         same = all(
