@@ -34,7 +34,7 @@ from triage.manifest import Preprocessing
 from workers.flows.engine import Engine
 from workers.flows.intracranial import inside_skull
 from workers.flows.relevance import Method, Standard
-from workers.images.backdrop import CONSPICUOUS_SHARE
+from workers.images.backdrop import conspicuousness
 from workers.images.bct import bct_tensor
 from workers.images.fit_gate_head import as_volume
 from workers.images.resample import grid_affine, head_frame
@@ -241,9 +241,11 @@ class ScannedHead:
 
     def by_slice(self, map_: Maps) -> npt.NDArray[np.float64]:
         """Return how strong a map, (D, H, W), is on every scanned slice, (S,)."""
-        onto = ndimage.map_coordinates(map_, self.places, order=1, mode="constant", cval=float(map_.min()))
-        flat = np.sort(onto.reshape(len(onto), -1))
-        found: npt.NDArray[np.float64] = flat[:, -max(1, round(CONSPICUOUS_SHARE * flat.shape[1])) :].mean(1)
+        return np.array([conspicuousness(slice_) for slice_ in self.onto_slices(map_)])
+
+    def onto_slices(self, map_: Maps) -> Maps:
+        """Return a map, (D, H, W), on the scanned slices, (S, h, w); as low as its lowest where it doesn't reach."""
+        found: Maps = ndimage.map_coordinates(map_, self.places, order=1, mode="constant", cval=float(map_.min()))
         return found
 
 
@@ -278,8 +280,7 @@ def bct(models: Path, data: Path, wanted: str) -> Figures:
     trained = [rows[n] for n, y in zip(names, columns["y"], strict=True) if y and n not in BCT_TEST_ABNORMAL.split(",")]
     place = np.mean([head.bleeds for head in trained], axis=0)
     middle = -np.abs(np.arange(count) - (count - 1) / 2)
-    insides = [inside_skull(head.pixels).astype(np.float64) for head in tested]
-    brain = [ndimage.map_coordinates(s, h.places, order=1).sum((1, 2)) for s, h in zip(insides, tested, strict=True)]
+    brain = [head.onto_slices(inside_skull(head.pixels).astype(np.float64)).sum((1, 2)) for head in tested]
     found = {
         "chance": figures([rng.random(count) for _ in tested]),
         "middle first": figures([middle] * len(tested)),

@@ -14,7 +14,7 @@ from triage.messages import ModelInput, Score
 from workers.flows.classifiers import Classifiers
 from workers.flows.fused import FusedFlows, latent_quantities
 from workers.flows.glow import dequantise
-from workers.flows.posterior import Posterior, estimates, quantities
+from workers.flows.posterior import Posterior, estimates, part_quantities, quantities
 from workers.flows.precision import DTYPES, Precision, require_precision
 from workers.flows.relevance import Mapper
 from workers.flows.replay import fastest
@@ -122,10 +122,12 @@ class Engine:
         model_time_s = time.perf_counter() - started
         cell = self.flows.cell
         log_prob_normal, log_prob_mixture = float(normal.sum()) + cell, float(mixture.sum()) + cell
-        found = quantities(normal, mixture, model_input.pixels, self.template) | latent_quantities(largest[:, 0])
+        found = (
+            quantities(normal, mixture, model_input.pixels, self.template) | latent_quantities(largest[:, 0]) | values
+        )
         # A copy on which a flow explodes would take the whole statistic with it, perhaps to the list's end.
-        averaged = quantities(levels[0].mean(0), levels[1].mean(0), model_input.pixels, self.template)
-        reason = calibration.check(found | values) or calibration.check(found | values | averaged)
+        averaged = part_quantities(levels[0].mean(0), levels[1].mean(0))
+        reason = calibration.check(found) or calibration.check(found | averaged)
         statistics = estimates(calibration, *levels, cell=cell, classifiers=values)
         combined = statistics[COMBINED]
         return Score(

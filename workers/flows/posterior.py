@@ -104,10 +104,7 @@ def quantities(
     template : numpy.ndarray
         The mean of `coarse` over the calibration's images.
     """
-    found: dict[str, float] = {}
-    for name, parts in (("normal", normal), ("mixture", mixture), ("ratio", mixture - normal)):
-        found[name] = float(parts.sum())
-        found.update({f"{name}.level{number}": float(part) for number, part in enumerate(parts, start=1)})
+    found = part_quantities(normal, mixture)
     grey = pixels.astype(np.float64)
     spread = float(grey.std())
     steps = [np.abs(np.diff(grey, axis=axis)).mean() for axis in range(-2, 0)]
@@ -115,6 +112,15 @@ def quantities(
     found["input.spread"] = spread
     found["input.detail"] = float(np.mean(steps)) / spread if spread > 0 else 0.0
     found["input.likeness"] = _correlation(coarse(pixels), template)
+    return found
+
+
+def part_quantities(normal: Parts, mixture: Parts) -> dict[str, float]:
+    """Return those of `quantities` that the flows tell."""
+    found: dict[str, float] = {}
+    for name, parts in (("normal", normal), ("mixture", mixture), ("ratio", mixture - normal)):
+        found[name] = float(parts.sum())
+        found.update({f"{name}.level{number}": float(part) for number, part in enumerate(parts, start=1)})
     return found
 
 

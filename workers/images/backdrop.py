@@ -131,7 +131,7 @@ def _slice(frame: Frame, caption: str, deviations: Deviations, to_map: Vector, o
 
 def _most_conspicuous(pictures: Sequence[Picture], places_mm: Vector) -> list[int]:
     """Return the slices to show, the one with the highest map first; neighbours show the same again."""
-    strength = [_strength(picture.deviations) for picture in pictures]
+    strength = [conspicuousness(picture.deviations) for picture in pictures]
     chosen: list[int] = []
     for i in np.argsort(strength)[::-1]:
         if all(abs(places_mm[i] - places_mm[j]) >= APART_MM for j in chosen):
@@ -141,7 +141,8 @@ def _most_conspicuous(pictures: Sequence[Picture], places_mm: Vector) -> list[in
     return chosen
 
 
-def _strength(deviations: Deviations) -> float:
+def conspicuousness(deviations: npt.NDArray[np.floating]) -> float:
+    """Return how strong a slice's map is: the mean of its highest parts."""
     highest = max(1, round(CONSPICUOUS_SHARE * deviations.size))
     return float(np.partition(deviations, -highest, axis=None)[-highest:].mean())
 
