@@ -65,7 +65,8 @@ class InputTransform(_Part):
         Standard deviation after ``standardise``, as a share of the whole grey scale.
     views : int
         The flows' statistic is the mean over so many slightly turned, zoomed and shifted copies of the image, itself
-        among them (see `workers.flows.views`); log densities are of the image itself.
+        among them (a volume's are cut elsewhere, too: see `workers.flows.views`); log densities are of the image
+        itself.
     """
 
     clip: int | None = None
@@ -224,8 +225,8 @@ class Local(_Part):
     symmetric : bool
         BCT: the slice's mirror image is one more channel.
     extent : float
-        BCT: the map of a slice that shows less brain than the largest is lower by this times the logarithm of the
-        ratio, in standard deviations: blood is anywhere in a brain alike, so it is where there is more of it.
+        BCT: map and statistic of a slice that shows less brain than the largest are lower by this times the logarithm
+        of the ratio, in standard deviations: blood is anywhere in a brain alike, so it is where there is more of it.
     weights : tuple of float
         Of the three standardised statistics in the estimator's value: the map's, and the logits of "something was
         planted" and of "from the mixture" for the whole image.

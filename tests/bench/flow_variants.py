@@ -126,7 +126,9 @@ def statistics(posterior: Posterior, grid: FlowGrid, normal: Pixels, test: Pixel
 
 def pair(task: Task, preset: Preset, seed: int) -> tuple[Posterior, FlowGrid]:
     """Train a variant's two flows, and nothing else."""
-    preset = preset.model_copy(update={"classifier": None, "local": None})
+    # Everything is told of the images themselves: copies would only take time.
+    alone = preset.transform.model_copy(update={"views": 1})
+    preset = preset.model_copy(update={"classifier": None, "local": None, "transform": alone})
     with tempfile.TemporaryDirectory() as folder:
         run = Run(preset=preset, normal=task.normal, mixture=task.mixture, out=Path(folder) / "bundle", seed=seed)
         bundle = train(run, lambda progress: None)

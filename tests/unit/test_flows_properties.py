@@ -15,10 +15,13 @@ from tests.support.flows import perturbed
 from triage.bundles import Bundle
 from triage.manifest import Architecture
 from triage.messages import ModelInput
+from workers.flows.classifiers import classifier_values
 from workers.flows.engine import Engine
 from workers.flows.fused import FusedFlows
 from workers.flows.glow import Glow
+from workers.flows.local_volume import NOTHING
 from workers.flows.transform import from_blocks
+from workers.lab.golden import LOGIT_TOLERANCE
 
 STARTERS = Path(__file__).parents[2] / "workers" / "models"
 PROPERTY = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -181,3 +184,8 @@ def test_shipped_bundles_still_give_their_golden_scores(name: str) -> None:
     assert np.allclose(score.levels_mixture, golden["levels_mixture"].numpy(), atol=0.01)
     ratio = float((golden["levels_normal"] - golden["levels_mixture"]).sum())
     assert score.log_posterior == pytest.approx(ratio, abs=0.02)
+    values = classifier_values(score)
+    assert len(values) == 2
+    for of, value in values.items():
+        assert value == pytest.approx(float(golden[of]), abs=LOGIT_TOLERANCE)
+        assert value > NOTHING  # it did look

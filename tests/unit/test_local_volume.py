@@ -149,6 +149,19 @@ def test_a_slice_with_little_brain_stands_back() -> None:
     assert (plain[shown] == 0).all()
     assert discounted[shown] == pytest.approx(np.log(area[shown] / area.max()))
     assert np.nanmax(reading.by_slice(0.008)) == 0
+    # What ranks goes by the same: the slice that stands out on the map is the one that counts.
+    spec = SPEC.model_copy(update={"members": 1, "extent": 1.0})
+    assert reading.slices(standard, spec)[shown] == pytest.approx(discounted[shown])
+    assert (reading.slices(standard, spec)[~shown] == NOTHING).all()
+
+
+def test_little_brain_lowers_what_ranks() -> None:
+    tensors, blood = fitted(), bleeding(400)[0]
+    lowered, plain = (
+        LocalClassifier(SPEC.model_copy(update={"extent": extent, "weights": (1.0, 0.0, 0.0)}), tensors, CPU)(blood)
+        for extent in (1.0, 0.0)
+    )
+    assert lowered < plain
 
 
 def test_planted_blood_stands_out_of_its_own_head() -> None:

@@ -121,6 +121,19 @@ def test_views_are_the_image_and_small_movements_of_it(shape: tuple[int, ...]) -
     assert np.array_equal(aside[..., 1:], pixels[..., :-1])
 
 
+def test_copies_of_a_volume_are_also_cut_elsewhere() -> None:
+    pixels = np.repeat(np.arange(16, dtype=np.uint8) * 8, 24 * 24).reshape(16, 24, 24)
+    raised = moved(pixels, degrees=0, zoom=1, shift=(0, 0), rise=1 / 16)
+    assert np.array_equal(raised[1:], pixels[:-1])
+    nodded = moved(pixels, degrees=0, zoom=1, shift=(0, 0), nod=0.25)
+    step = nodded[8, :, 0].astype(int)
+    assert (np.diff(step) > 0).all()  # the front has risen, the back has sunk
+    assert step[-1] - step[0] == pytest.approx(0.25 * 16 * 8 * 23 / 24, abs=1)
+    assert (nodded == nodded[:, :, :1]).all()
+    middles = {int(view[8].mean()) for view in views(pixels, 6)}
+    assert len(middles) > 3
+
+
 def test_a_logit_is_the_mean_over_views() -> None:
     tensors, image = fitted(), radiographs(1, 5).pixels[0]
     one = SetClassifier(SPEC, tensors, CPU)

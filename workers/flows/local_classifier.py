@@ -249,7 +249,7 @@ class LocalClassifier:
             averaged: Maps = np.stack(found).mean(0)
             return averaged
         logits, heads = self.members(pixels)
-        by_slice = self.slices(Reading.of(logits, pixels, spec).by_slice(spec.top))
+        by_slice = Reading.of(logits, pixels, spec).slices(self.slices, spec)
         slices = np.sort(heads.mean(0), 0)[-spec.slices :].mean(0)
         return np.concatenate([[np.sort(by_slice)[-spec.slices :].mean()], slices])
 

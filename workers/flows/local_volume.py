@@ -65,9 +65,18 @@ class Reading:
     def standardised(self, standard: "SliceStandard", extent: float) -> Maps:
         """Return the mean map of the networks, (D, h, w), in spreads above normals; see `triage.manifest.Local`."""
         spreads = ((self.logits - standard.centre[..., None, None]) / standard.scale[..., None, None]).mean(0)
+        lowered = np.maximum(spreads - self._lowered(extent)[:, None, None], NOTHING)
+        found: Maps = np.where(self.inside, lowered, NOTHING)
+        return found
+
+    def slices(self, standard: "SliceStandard", spec: Local) -> Maps:
+        """Return by how many spreads every slice's highest logits are above normals', lowered as the map is, (D,)."""
+        found: Maps = np.maximum(standard(self.by_slice(spec.top)) - self._lowered(spec.extent), NOTHING)
+        return found
+
+    def _lowered(self, extent: float) -> Maps:
         area = self.inside.sum((1, 2))
-        discount = extent * np.log(np.maximum(area, 1) / max(int(area.max()), 1))
-        found: Maps = np.where(self.inside, np.maximum(spreads + discount[:, None, None], NOTHING), NOTHING)
+        found: Maps = extent * np.log(max(int(area.max()), 1) / np.maximum(area, 1))
         return found
 
 

@@ -16,6 +16,7 @@ from workers.flows.engine import Engine
 from workers.flows.glow import quantise
 from workers.flows.posterior import Posterior
 from workers.flows.transform import from_blocks, to_flow_grid
+from workers.lab.image_set import Pixels
 
 TOLERANCE = 1e-5
 """Relative to a flow's whole log density: float32 arithmetic on another processor stays far below it."""
@@ -24,14 +25,22 @@ TOLERANCE = 1e-5
 LOGIT_TOLERANCE = 1e-2
 """Of a classifier's value."""
 
+RADII, THICK = (0.85, 0.7), 1.2
+"""Of a golden head's brain, halves of a slice's sides; and where its skull ends."""
+
+AIR, BRAIN, BRIGHTEST, BONE = 0, 40, 70, 110
+"""Grey values, HU + 14, of what is around it, of the darkest and the brightest brain, and of bone."""
+
 
 def make_golden(posterior: Posterior, manifest: Manifest, classifiers: Classifiers = NONE) -> dict[str, Tensor]:
-    """Draw an image from the normal flow, bring it onto the bundle's grid, and score it."""
+    """Draw an image from the normal flow, a head's within a drawn skull, bring it onto the bundle's grid and score it."""
     generator = torch.Generator().manual_seed(0)
     image = posterior.normal.sample(1, generator=generator, temperature=0.7)[0, 0]
     levels = manifest.architecture.grey_levels
     grey = quantise(image, levels).numpy().astype(np.float64)
     blocks = np.rint((grey + 0.5) / levels * (manifest.preprocessing.grey_levels - 1)).astype(np.uint8)
+    if blocks.ndim == 3:
+        blocks = _in_a_skull(blocks)
     pixels = from_blocks(blocks, manifest.preprocessing.size)
     grid = to_flow_grid(pixels, manifest.transform, manifest.architecture, manifest.preprocessing.grey_levels)
     normal, mixture = posterior.level_parts(grid[None])
@@ -41,6 +50,14 @@ def make_golden(posterior: Posterior, manifest: Manifest, classifiers: Classifie
         "levels_normal": torch.from_numpy(normal[0]),
         "levels_mixture": torch.from_numpy(mixture[0]),
     }
+
+
+def _in_a_skull(blocks: Pixels) -> Pixels:
+    """Return a volume as brain within a skull: where there is none, the local classifier doesn't look at all."""
+    rows, columns = (np.linspace(-1, 1, count) / radius for count, radius in zip(blocks.shape[1:], RADII, strict=True))
+    away = np.hypot(rows[:, None], columns)
+    brain = np.minimum(blocks + BRAIN, BRIGHTEST)
+    return np.where(away < 1, brain, np.where(away < THICK, BONE, AIR)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
