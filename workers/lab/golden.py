@@ -33,7 +33,7 @@ AIR, BRAIN, BRIGHTEST, BONE = 0, 40, 70, 110
 
 
 def make_golden(posterior: Posterior, manifest: Manifest, classifiers: Classifiers = NONE) -> dict[str, Tensor]:
-    """Draw an image from the normal flow, a head's within a drawn skull, bring it onto the bundle's grid and score it."""
+    """Draw an image from the normal flow (a head's: within a drawn skull) on the bundle's grid, and score it."""
     generator = torch.Generator().manual_seed(0)
     image = posterior.normal.sample(1, generator=generator, temperature=0.7)[0, 0]
     levels = manifest.architecture.grey_levels
