@@ -37,16 +37,17 @@ def views(pixels: Pixels, count: int) -> Iterator[Pixels]:
     """
     yield pixels
     root, dimensions = _ROOTS[pixels.ndim]
-    steps = root ** -np.arange(1.0, dimensions + 1)
+    steps, place = root ** -np.arange(1.0, dimensions + 1), np.zeros(6)
     for number in range(1, count):
-        turn, zoom, down, aside, *through = ((0.5 + number * steps) % 1) * 2 - 1
+        place[:dimensions] = ((0.5 + number * steps) % 1) * 2 - 1
+        turn, zoom, down, aside, nod, rise = place
         yield moved(
             pixels,
             degrees=MOST_DEGREES * turn,
             zoom=1 + MOST_ZOOM * zoom,
             shift=(MOST_SHIFT * down, MOST_SHIFT * aside),
-            nod=MOST_NOD * through[0] if through else 0.0,
-            rise=MOST_RISE * through[1] if through else 0.0,
+            nod=MOST_NOD * nod,
+            rise=MOST_RISE * rise,
         )
 
 

@@ -56,7 +56,7 @@ def _in_a_skull(blocks: Pixels) -> Pixels:
     """Return a volume as brain within a skull: where there is none, the local classifier doesn't look at all."""
     rows, columns = (np.linspace(-1, 1, count) / radius for count, radius in zip(blocks.shape[1:], RADII, strict=True))
     away = np.hypot(rows[:, None], columns)
-    brain = np.minimum(blocks + BRAIN, BRIGHTEST)
+    brain = BRAIN + np.minimum(blocks, BRIGHTEST - BRAIN)
     return np.where(away < 1, brain, np.where(away < THICK, BONE, AIR)).astype(np.uint8)
 
 
