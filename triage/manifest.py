@@ -210,6 +210,8 @@ class Local(_Part):
         Networks whose outputs are averaged.
     window : (float, float) or None
         Grey values that become -1 and 1; None gives every image the same mean and spread.
+    soften : float
+        Images, or slices, are smoothed so far, Gaussian, pixels of the bundle's grid, before a network sees them.
     neighbours : int
         BCT: so many slices on either side of one are further channels.
     components : int
@@ -237,6 +239,7 @@ class Local(_Part):
     widths: Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(min_length=4, max_length=4)]
     members: int = Field(1, ge=1, le=16)
     window: tuple[FiniteFloat, FiniteFloat] | None = None
+    soften: float = Field(0.0, ge=0, le=8)
     neighbours: int = Field(0, ge=0, le=4)
     components: int = Field(0, ge=0, le=512)
     turns: Annotated[tuple[Annotated[FiniteFloat, Field(ge=-45, le=45)], ...], Field(min_length=1, max_length=9)] = (

@@ -150,6 +150,22 @@ def test_brightness_and_contrast_do_not_reach_the_network() -> None:
     assert torch.allclose(first, second, atol=1e-2)
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (4, 32, 32)])
+def test_grain_reaches_softened_slices_much_less_and_blood_does(shape: tuple[int, ...]) -> None:
+    rng, soft = np.random.default_rng(0), BRAIN.model_copy(update={"soften": 1.0})
+    brain = np.full(shape, 49, np.uint8)
+    grainy, bleeding = brain + rng.normal(0, 5, shape), brain.copy()
+    bleeding[..., 10:20, 10:20] = 79
+
+    def changed(pixels: np.ndarray, spec: Local) -> float:
+        changes = planes(np.rint(pixels).astype(np.uint8), spec, CPU) - planes(brain, spec, CPU)
+        return float(changes.square().mean().sqrt())
+
+    assert changed(grainy, soft) < 0.4 * changed(grainy, BRAIN)
+    assert changed(bleeding, soft) > 0.8 * changed(bleeding, BRAIN)
+    assert planes(bleeding, soft, CPU).shape == planes(bleeding, BRAIN, CPU).shape
+
+
 def test_slices_are_seen_with_their_neighbours() -> None:
     stack = with_neighbours(planes(a_head(0, (8, 32, 32)), BRAIN, CPU), BRAIN)
     assert stack.shape == (8, 3, 32, 32)
