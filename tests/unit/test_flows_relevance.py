@@ -17,13 +17,14 @@ from workers.flows.engine import Engine
 from workers.flows.flow_maps import Expected, contributions, raw_maps
 from workers.flows.glow import Glow, dequantise
 from workers.flows.posterior import Posterior
-from workers.flows.relevance import Mapper, Method, Standard, activations, smoothed
+from workers.flows.relevance import Mapper, Method, Standard, activations, map_size, smoothed
 from workers.flows.set_classifier import SetClassifier, feature_count
 from workers.lab.image_set import ImageSet
 from workers.lab.imagenet import frozen_blocks
 from workers.lab.maps import add_maps, make_mapper
 from workers.score import map_one
 
+STARTERS = Path(__file__).resolve().parents[2] / "workers" / "models"
 KINDS = ("ratio", "ratio.level1", "normal", "normal.level2", "gradient", "gradient_normal", "difference")
 
 
@@ -176,3 +177,11 @@ def test_a_file_of_maps_that_is_not_listed_or_does_not_fit_is_refused(tmp_path: 
     (made.folder / MAPS).unlink()
     with pytest.raises(BundleError):
         Bundle.open(made.folder)
+
+
+def test_where_a_head_is_marked_is_told_finer_than_its_flows_see() -> None:
+    bundle = Bundle.open(STARTERS / "bct-starter")
+    mapper = Engine(bundle, "cpu").mapper
+    assert mapper is not None
+    assert mapper.standard.mean.shape == map_size(bundle, "local") == (16, 32, 32)
+    assert map_size(bundle, "ratio") == tuple(bundle.architecture.size) == (16, 16, 16)

@@ -1,4 +1,4 @@
-"""Where an image is unlike normal ones: maps over the flows' grid, standardised by the maps of normal images.
+"""Where an image is unlike normal ones: coarse maps, standardised by the maps of normal images.
 
 A map as the flows give it is mostly a prior of places: edges and the borders of organs are always hard to predict. So
 none is shown raw: it is given in standard deviations above the mean of normal images at the same place.
@@ -38,6 +38,8 @@ from workers.flows.transform import to_flow_grid
 Maps = npt.NDArray[np.float64]
 Grey = npt.NDArray[np.uint8]
 
+#: By what a head's grid is pooled for the local classifier's map, be the flows' grid as coarse as it may.
+LOCAL_POOL = (2, 4, 4)
 #: Where normals hardly differ, nothing may be divided by their spread: at least this share of its median is taken.
 MIN_SPREAD = 0.3
 
@@ -54,7 +56,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Method:
-    """A kind of map and how far it is smoothed, in pixels of the flows' grid; in text ``KIND~SMOOTH``."""
+    """A kind of map and how far it is smoothed, in pixels of the maps' grid; in text ``KIND~SMOOTH``."""
 
     kind: str
     smooth: float = 0.0
@@ -141,7 +143,7 @@ def smoothed(maps: Maps, method: Method) -> Maps:
 
 @dataclass(frozen=True)
 class Standard:
-    """The mean and spread of normal images' maps at every place, float64, on the flows' grid."""
+    """The mean and spread of normal images' maps at every place, float64, on the maps' grid; see `map_size`."""
 
     mean: Maps
     spread: Maps
@@ -210,8 +212,8 @@ class Mapper:
             expected = Expected(tensors["centre"], tensors["basis"]) if "basis" in tensors else None
         except (OSError, SafetensorError, KeyError, ValueError) as exc:
             raise BundleError(f"bundle {bundle.name}: {MAPS} cannot be used", remedy="get the bundle again") from exc
-        if not standard.mean.shape == standard.spread.shape == tuple(bundle.architecture.size):
-            raise BundleError(f"bundle {bundle.name}: {MAPS} is not of its flows' grid", remedy="get the bundle again")
+        if not standard.mean.shape == standard.spread.shape == map_size(bundle, method.kind):
+            raise BundleError(f"bundle {bundle.name}: {MAPS} is not of its maps' grid", remedy="get the bundle again")
         return cls(bundle, posterior, method, standard, expected=expected, classifiers=classifiers)
 
     def __call__(self, pixels: Grey) -> Relevance:
@@ -234,6 +236,14 @@ class Mapper:
         )
 
 
+def map_size(bundle: Bundle, kind: str) -> tuple[int, ...]:
+    """Return the grid of a bundle's maps of a kind: the flows', but where the local classifier marks a head."""
+    size = bundle.preprocessing.size
+    if kind == "local" and len(size) == len(LOCAL_POOL):
+        return tuple(n // pooled for n, pooled in zip(size, LOCAL_POOL, strict=True))
+    return tuple(bundle.architecture.size)
+
+
 def maps_of(
     kind: str,
     pixels: Grey,
@@ -250,7 +260,7 @@ def maps_of(
     ValueError
         If there is no such kind, or what it needs is missing.
     """
-    size = bundle.architecture.size
+    size = map_size(bundle, kind)
     if kind == "classifier":
         if classifiers.of_sets is None:
             raise ValueError("the bundle has no set classifier")

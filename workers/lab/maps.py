@@ -10,7 +10,7 @@ from triage.bundles import MAPS, Bundle, write_bundle
 from workers.flows.classifiers import NONE, Classifiers
 from workers.flows.flow_maps import Expected
 from workers.flows.posterior import Posterior
-from workers.flows.relevance import Mapper, Method, Standard, maps_of, smoothed
+from workers.flows.relevance import Mapper, Method, Standard, map_size, maps_of, smoothed
 from workers.lab.fit import FlowGrid, shifted
 from workers.lab.image_set import ImageSet
 
@@ -54,7 +54,7 @@ def make_mapper(
     """
     if len(normals) < MIN_NORMALS:
         return None
-    size, pixels, expected = bundle.architecture.size, normals.pixels, None
+    size, pixels, expected = map_size(bundle, method.kind), normals.pixels, None
     if method.kind == "local" and len(size) == 3:
         # Standardised already, slice by slice, by heads that the networks didn't see: few would be left for places.
         return Mapper(bundle, posterior, method, Standard(np.zeros(size), np.ones(size)), classifiers=classifiers)
