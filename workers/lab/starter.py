@@ -94,7 +94,7 @@ RECIPES: dict[str, Recipe] = {
         note="The percentiles' reference is these volumes themselves (without their labels). "
         "Blocks, pooling and smoothing of the classifier, how heads are evened, and the estimators' weights were "
         "chosen on splits of the same volumes with their labels: expect less on others. Bundles trained on three other "
-        "splits (tests/bench/estimators.py) gave 0.92, 0.80 and 0.80 for `combined`: this split is a lucky one.",
+        "splits (tests/bench/estimators.py) gave 0.92, 0.85 and 0.81 for `combined`: this split is a lucky one.",
         data=(
             DataSource(
                 name="CT-ICH 1.0.0 (55 head CTs, 24 with intracranial hemorrhage)",
