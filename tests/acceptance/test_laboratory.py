@@ -140,6 +140,7 @@ def test_fictional_heads_are_volumes(tmp_path: Path) -> None:
     assert len(list((tmp_path / "a").glob("fictional-*.png"))) == 2
 
 
+@pytest.mark.timeout(900)
 def test_the_rsna_challenge_from_training_to_report(tmp_path: Path) -> None:
     make_rsna(tmp_path / "rsna", {0: 60, 1: 20, 2: 20})
     trained = run(

@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
+from tests.bench.robustness_heads import AIR, Head
 from tests.bench.robustness_heads import ALTERATIONS as HEAD_ALTERATIONS
-from tests.bench.robustness_heads import Head
 from tests.bench.robustness_stored import ways
 from tests.support.peers import shared
 from triage.bundles import Bundle
@@ -35,10 +35,12 @@ from triage.calibration import Calibration
 from triage.errors import NotScoredError
 from triage.messages import ModelInput
 from workers.flows.engine import Engine
+from workers.flows.intracranial import inside_skull
 from workers.images import Source, prepare
 from workers.images.cxr import _resized, _standardised, cxr_tensor
 from workers.images.gate_cxr import check_frontal_chest
 from workers.images.pixels import displayed
+from workers.images.volume import HU_OFFSET
 from workers.lab.starter import BCT_TEST_ABNORMAL, BCT_TEST_NORMAL
 
 Picture = npt.NDArray[np.float32]
@@ -215,8 +217,19 @@ def heads() -> list[Head]:
     with np.load(shared("data", "bct_ctich.npz"), allow_pickle=False) as arrays:
         kept = np.isin(arrays["patient"].astype(str), wanted)
         volumes, between_mm = arrays["x"][kept], 0.15625 * arrays["n_slices"][kept]
-    hu = [np.where(v < 3, -1000.0, v / 255 * 120 - 20.0) for v in volumes]
-    return [Head(one, float(apart)) for one, apart in zip(hu, between_mm, strict=True)]
+    return [Head(as_scanned(one), float(apart)) for one, apart in zip(volumes, between_mm, strict=True)]
+
+
+def as_scanned(stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Return the HU of a CT-ICH volume, which ends at -20 HU: below is air, but within the skull fluid or fat.
+
+    As air, a few hundred voxels of a brain would get rims as bright as blood from a sharper kernel, and holes from
+    slices between slices.
+    """
+    hu = stored / 255 * 120 - 20.0
+    brain = ndimage.binary_dilation(inside_skull(hu.astype(np.float32) + HU_OFFSET), np.ones((1, 3, 3)))
+    within = np.stack([ndimage.binary_fill_holes(slice_) for slice_ in brain])
+    return np.where((stored < 3) & ~within, AIR, hu)
 
 
 def show(title: str, rows: Drifts) -> None:
