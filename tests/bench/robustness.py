@@ -148,15 +148,18 @@ def figures(calibration: Calibration, before: list[float], after: list[float]) -
     points, and an image on a step leaves it with the least change. So the mean is told without itself, too.
     """
     pairs = [pair for pair in zip(before, after, strict=True) if np.isfinite(pair).all()]
-    points = np.abs([calibration.percentile(b) - calibration.percentile(a) for a, b in pairs])
-    strange = [(_without(calibration, a), a, b) for a, b in pairs]
-    others = np.abs([reference.percentile(b) - reference.percentile(a) for reference, a, b in strange])
+    points = [_drift(calibration, *pair) for pair in pairs]
+    others = [_drift(_without(calibration, pair[0]), *pair) for pair in pairs]
     return {
-        "mean": float(points.mean()) if pairs else np.nan,
-        "mean_without_itself": float(others.mean()) if pairs else np.nan,
+        "mean": float(np.mean(points)) if pairs else np.nan,
+        "mean_without_itself": float(np.mean(others)) if pairs else np.nan,
         "p95": float(np.percentile(points, 95)) if pairs else np.nan,
         "not_scored": len(before) - len(pairs),
     }
+
+
+def _drift(calibration: Calibration, before: float, after: float) -> float:
+    return abs(calibration.percentile(after) - calibration.percentile(before))
 
 
 def _without(calibration: Calibration, statistic: float) -> Calibration:
