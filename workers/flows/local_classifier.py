@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool3d, conv2d, grid_sample, interpolate, linear, pad, relu
 
@@ -24,6 +23,7 @@ from triage.errors import BundleError
 from triage.manifest import Local
 from workers.flows.intracranial import inside_skull
 from workers.flows.local_volume import NOTHING, Reading, SliceStandard
+from workers.flows.slices import smoothed_slices
 
 Maps = npt.NDArray[np.float64]
 Grey = npt.NDArray[np.uint8]
@@ -96,11 +96,7 @@ def pyramid(x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
 
 def planes(pixels: Grey | npt.NDArray[np.float32], spec: Local, device: torch.device) -> Tensor:
     """Return the slices of one image, (H, W) or (D, H, W), softened, at the network's size: float32, (D, 1, h, w)."""
-    grey = pixels[None] if pixels.ndim == 2 else pixels
-    if spec.soften:
-        grey = ndimage.gaussian_filter(grey.astype(np.float32), (0, spec.soften, spec.soften))
-    slices = torch.from_numpy(np.ascontiguousarray(grey)).to(device, torch.float32)
-    return interpolate(slices.unsqueeze(1), spec.size, mode="area")
+    return interpolate(smoothed_slices(pixels, spec.soften, device).unsqueeze(1), spec.size, mode="area")
 
 
 def with_neighbours(slices: Tensor, spec: Local) -> Tensor:

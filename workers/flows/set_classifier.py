@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from triage.bundles import CLASSIFIER, Bundle
 from triage.errors import BundleError
 from triage.manifest import Classifier
+from workers.flows.slices import smoothed_slices
 from workers.flows.stages import Stages, channels, shapes
 from workers.flows.views import views
 
@@ -63,10 +63,7 @@ class FeatureExtractor:
 
     def _network_input(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         spec = self.spec
-        grey = pixels[None] if pixels.ndim == 2 else pixels
-        if spec.smooth:
-            grey = ndimage.gaussian_filter(grey.astype(np.float32), (0, spec.smooth, spec.smooth))
-        slices = torch.from_numpy(np.ascontiguousarray(grey)).to(self.device, torch.float32)
+        slices = smoothed_slices(pixels, spec.smooth, self.device)
         slabs = slices.reshape(-1, spec.slab, *slices.shape[1:]).mean(1)
         x = interpolate(slabs.unsqueeze(1), spec.size, mode="area")
         if spec.window is None:
