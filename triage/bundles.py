@@ -9,6 +9,7 @@ Its digest is over all of them.
 
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from triage.calibration import Calibration
 from triage.config.schema import Models
-from triage.errors import BundleError
-from triage.manifest import Architecture, Classifier, InputTransform, Local, Manifest, Preprocessing, Training
+from triage.errors import BundleError, ConfigurationError
+from triage.manifest import Architecture, Classifier, InputTransform, Local, Manifest, Name, Preprocessing, Training
 
 __all__ = [
     "Architecture",
@@ -198,6 +199,31 @@ def _verify(folder: Path, sums: Mapping[str, str]) -> dict[str, bytes]:
 def _digest(sums: Mapping[str, str]) -> str:
     lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
     return hashlib.sha256(lines.encode("ascii")).hexdigest()
+
+
+def new_bundle_folder(folder: Path) -> None:
+    """Check that a bundle can be written to ``folder``: asked before hours are spent on making it.
+
+    Raises
+    ------
+    ConfigurationError
+        If its name can't be a bundle's, or something is there already.
+    """
+    name = folder.resolve().name
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as exc:
+        raise ConfigurationError(
+            f"a bundle cannot be called {name!r}",
+            remedy="choose an --out whose last part is of A-Z, a-z, 0-9, dots, dashes and underscores, 64 at most",
+        ) from exc
+    if (folder / SUMS).exists():
+        raise ConfigurationError(f"{folder} already holds a bundle", remedy="choose another --out")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"{folder} is a file", remedy="choose another --out")
+    there = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise ConfigurationError(f"{folder} cannot be made", remedy="choose another --out")
 
 
 def write_bundle(folder: Path, manifest: Manifest, calibration: Calibration, card: str) -> Bundle:

@@ -23,6 +23,10 @@ class ConfigurationError(TriageError):
     """The configuration cannot be used."""
 
 
+class TrainingDivergedError(TriageError):
+    """A flow is worse than none."""
+
+
 class InvalidUIDError(TriageError):
     """A peer sent a UID that breaks the rules of PS3.5 section 9.1."""
 

@@ -36,7 +36,7 @@ def device(config: Configuration) -> Iterator[Row]:
         try:
             bundle = find_bundle(config.models, modality)
             if bundle is not None:
-                Engine(bundle, asked)
-                yield f"weights {modality}", "ok", f"{bundle.name} loads on {name}", ""
+                Engine(bundle, asked, precision=config.worker.precision)
+                yield f"weights {modality}", "ok", f"{bundle.name} loads on {name} in {config.worker.precision}", ""
         except BundleError as exc:
             yield f"weights {modality}", "failed", exc.message, exc.remedy

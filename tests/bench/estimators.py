@@ -36,6 +36,7 @@ from workers.lab.image_set import ImageSet, Pixels, share
 from workers.lab.imagenet import frozen_blocks
 from workers.lab.images import load
 from workers.lab.presets import ClassifierRecipe, Preset, find_preset
+from workers.lab.progress import show_progress
 from workers.lab.starter import RECIPES
 from workers.lab.train import Run, train
 
@@ -235,7 +236,8 @@ def _standardised(values: Numbers) -> Numbers:
 def bundle(task: Task, seed: int, folder: Path) -> dict[str, Numbers]:
     """Train a bundle as a user would, and return all its estimators."""
     run = Run(preset=task.preset, normal=task.normal, mixture=task.mixture, out=folder / f"bundle-{seed}", seed=seed)
-    made = train(run, lambda progress: None)
+    with show_progress() as report:
+        made = train(run, report)
     scores = BundleEstimators.load(made, "cpu")(task.test)
     return {f"bundle: {name}": values for name, values in scores.items()}
 

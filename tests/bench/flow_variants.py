@@ -28,6 +28,7 @@ from workers.flows.weights import load_flows
 from workers.lab.fit import FlowGrid
 from workers.lab.image_set import Pixels
 from workers.lab.presets import Preset
+from workers.lab.progress import show_progress
 from workers.lab.train import Run, train
 
 Numbers = npt.NDArray[np.float64]
@@ -131,7 +132,8 @@ def pair(task: Task, preset: Preset, seed: int) -> tuple[Posterior, FlowGrid]:
     preset = preset.model_copy(update={"classifier": None, "local": None, "transform": alone})
     with tempfile.TemporaryDirectory() as folder:
         run = Run(preset=preset, normal=task.normal, mixture=task.mixture, out=Path(folder) / "bundle", seed=seed)
-        bundle = train(run, lambda progress: None)
+        with show_progress() as report:
+            bundle = train(run, report)
         return Posterior(*load_flows(bundle, torch.device("cpu"))), run.grid
 
 

@@ -25,6 +25,7 @@ from tests.bench import false_chests, false_heads
 from tests.support.heads import volume_of
 from tests.support.images import GRIDS
 from tests.support.peers import shared
+from tests.support.progress import tracked
 from triage.errors import NotScoredError
 from workers.images import Source, prepare
 from workers.images.bct import MIN_COVERAGE_MM
@@ -169,7 +170,7 @@ def measure(count: int) -> dict[str, dict[str, float]]:
         }
         fresh_heads = [*false_heads.of_slices([*public_slices(Path(name) / "dicom")], rng)]
     for group, found in pictures.items():
-        for family, picture in found:
+        for family, picture in tracked(found, f"CXR impostors, {group}"):
             kind = "known" if family in false_chests.KNOWN else group
             rows.setdefault(f"CXR impostor, {kind}: {family}", []).append(not passes_chest(picture))
     chosen = volumes[: max(2, count // 8)]

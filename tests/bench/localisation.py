@@ -29,6 +29,7 @@ from scipy.stats import rankdata
 
 from tests.support.lesions import lungs, plant
 from tests.support.peers import shared
+from tests.support.progress import tracked
 from triage.bundles import Bundle
 from triage.manifest import Preprocessing
 from workers.flows.engine import Engine
@@ -114,7 +115,8 @@ def occlusion(classifier: Callable[[Pixels], float], images: Pixels, usual: Maps
     height, width = images.shape[1:]
     starts = [range(-PATCH // 2, n - PATCH // 2, STRIDE) for n in (height, width)]
     found = np.zeros(images.shape)
-    for number, image in enumerate(images):
+    for number in tracked(range(len(images)), "occlusion"):
+        image = images[number]
         whole, weight = classifier(image), np.zeros((height, width))
         for top in starts[0]:
             for left in starts[1]:
@@ -195,7 +197,7 @@ def cxr(models: Path, data: Path, wanted: str) -> Figures:
     elsewhere = [plant(image, 10_000 + n).mask for n, image in enumerate(bench.normals)]
     place = ndimage.gaussian_filter(np.mean(elsewhere, axis=0), 2)
     found = {"chance": figures(noise), "place alone": figures(np.broadcast_to(place, images.shape).copy())}
-    for kind in bench.kinds(CXR_KINDS, wanted):
+    for kind in tracked(bench.kinds(CXR_KINDS, wanted), "CXR, kinds of map"):
         for name, maps in zip(("raw", "standardised"), bench.maps(kind, images), strict=True):
             found[f"{kind}, {name}"] = figures(maps)
     classifier = bench.engine.classifiers.of_sets
@@ -287,7 +289,7 @@ def bct(models: Path, data: Path, wanted: str) -> Figures:
         "place alone": figures([place] * len(tested)),
         "area of brain alone": figures(brain),
     }
-    for kind in bench.kinds(BCT_KINDS, wanted):
+    for kind in tracked(bench.kinds(BCT_KINDS, wanted), "BCT, kinds of map"):
         for name, maps in zip(("raw", "standardised"), bench.maps(kind, volumes), strict=True):
             found[f"{kind}, {name}"] = figures(strength(maps))
     if bench.shipped and bench.shipped.startswith(wanted):

@@ -30,6 +30,7 @@ from tests.bench.robustness_heads import AIR, Head
 from tests.bench.robustness_heads import ALTERATIONS as HEAD_ALTERATIONS
 from tests.bench.robustness_stored import ways
 from tests.support.peers import shared
+from tests.support.progress import tracked
 from triage.bundles import Bundle
 from triage.calibration import Calibration
 from triage.errors import NotScoredError
@@ -137,7 +138,7 @@ def drifts(
     before = [of(engine, image) for image in images]
     return {
         name: figures(engine.bundle.calibration, before, [of(engine, alter(image)) for image in images])
-        for name, alter in by.items()
+        for name, alter in tracked(by.items(), f"{engine.bundle.modality}, alterations")
     }
 
 

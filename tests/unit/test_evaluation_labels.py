@@ -61,6 +61,12 @@ def test_a_name_in_another_folder_is_not_taken_for_the_image(folder: Path) -> No
     assert len(found.rows) == 2
 
 
+def test_a_row_of_another_folder_labels_nothing(folder: Path) -> None:
+    found = table(folder, "file,label\nb/two.png,normal\nold/a/one.png,flu\nold/four.jpeg,flu\n")
+    assert found.rows == ["b/two.png (no such image)"]
+    assert [image.case.key for image in found.images] == ["a/one.png", "four.jpeg"]
+
+
 def test_nothing_matches(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="no row of the table names an image"):
         table(folder, "file,label\nx.png,normal\n")

@@ -77,7 +77,7 @@ class TestContract:
 def test_actnorm_s_initialisation_gives_zero_mean_and_unit_variance(dim: int) -> None:
     norm = ActNorm(4).double()
     x = 5 * images(dim, 64) + 3
-    norm.initialise(x)
+    norm.initialise([x])
     z, _ = norm(x)
     axes = [0, *range(2, z.dim())]
     assert torch.allclose(z.mean(axes), torch.zeros(4, dtype=z.dtype), atol=1e-5)
@@ -86,7 +86,7 @@ def test_actnorm_s_initialisation_gives_zero_mean_and_unit_variance(dim: int) ->
 
 def test_a_constant_channel_is_not_blown_up() -> None:
     norm = ActNorm(1)
-    norm.initialise(torch.zeros(64, 1, 2, 2))
+    norm.initialise([torch.zeros(64, 1, 2, 2)])
     assert norm(torch.full((1, 1, 2, 2), 0.01))[0].abs().max() < 1.01
 
 

@@ -9,6 +9,7 @@ import torch
 
 from tests.support.flows import perturbed
 from triage.manifest import Architecture
+from workers.flows import glow
 from workers.flows.glow import Glow, dequantise, quantise
 from workers.flows.posterior import Posterior
 
@@ -71,6 +72,26 @@ def test_initialisation_normalises_every_level_s_latents(size: tuple[int, ...]) 
     for z in (z.detach() for z in g.encode(x)[0]):
         assert abs(float(z.mean())) < 0.2
         assert 0.7 < float(z.std()) < 1.4
+
+
+@pytest.mark.parametrize("size", [(16, 16), (8, 8, 8)])
+def test_initialisation_takes_a_few_images_at_a_time_and_counts_all(
+    size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    architecture = Architecture(size=size, grey_levels=16, depth=2, widths=(8, 6))
+    x = 0.1 * images(size, 70, torch.float32) + 0.2
+    whole, parted = Glow(architecture), Glow(architecture)
+    whole.initialise(x)
+    seen: list[int] = []
+    for level in parted.levels:
+        for step in level.steps:
+            step.coupling.net.conv1.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    monkeypatch.setattr(glow, "HIDDEN_VALUES", 32 * glow.hidden_values(architecture))
+    parted.initialise(x)
+    assert max(seen) == 32
+    assert min(seen) == 6
+    for name, value in whole.state_dict().items():
+        assert torch.allclose(parted.state_dict()[name], value, atol=1e-4), name
 
 
 def test_the_number_of_parameters() -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from triage.errors import ConfigurationError
 from triage.manifest import Preprocessing
-from workers.lab.image_set import ImageSet
+from workers.lab.image_set import ImageSet, linked
 from workers.lab.images import load
 from workers.lab.presets import find_preset
 from workers.lab.train import Run, split
@@ -87,6 +87,51 @@ def test_folders_of_pictures_with_a_folder_a_patient(tmp_path: Path) -> None:
     images = load([str(tmp_path)], GRID, "CXR")
     assert len(images) == 4
     assert len(set(images.patients)) == 3
+
+
+def written(pixels: np.ndarray, *places: Path) -> None:
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place)
+
+
+def test_files_of_one_name_in_folders_of_one_name_are_two_images(tmp_path: Path) -> None:
+    for number, pixels in enumerate(chests(4)):
+        written(pixels, tmp_path / f"site{number // 2}/images/{number % 2}.png")
+    images = load([str(tmp_path / "site0/images"), str(tmp_path / "site1/images")], GRID, "CXR")
+    assert len(images) == len(set(images.patients)) == 4
+
+
+def test_a_copy_is_the_same_image_of_the_same_patient(tmp_path: Path) -> None:
+    for number, pixels in enumerate(chests(6)):
+        written(pixels, tmp_path / f"normal/p{number // 2}/{number}.png")
+    # Of the second patient one image lies in the mixture, too, and beside it one that only the mixture has.
+    for number, pixels in ((2, chests(6)[2]), (9, chests(1, seed=7)[0])):
+        written(pixels, tmp_path / f"mixture/case/{number}.png")
+    normal, mixture = linked([load([str(tmp_path / name)], GRID, "CXR") for name in ("normal", "mixture")])
+    assert len(set(normal.keys) & set(mixture.keys)) == 1
+    assert len(set(normal.patients)) == 3
+    assert set(mixture.patients) == {normal.patients[2]} == {normal.patients[3]}
+
+
+def test_npz_files_of_one_name_are_refused(npz: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / npz.name
+    other.parent.mkdir()
+    np.savez(other, x=chests(2))
+    with pytest.raises(ConfigurationError, match=r"two files are called set\.npz"):
+        load([f"{npz}", f"{other}"], GRID, "CXR")
+
+
+@pytest.mark.parametrize("sample", ["abc", ""])
+def test_npz_files_that_cannot_be_used_are_said(npz: Path, tmp_path: Path, sample: str) -> None:
+    with pytest.raises(ConfigurationError, match="share"):
+        load([f"{npz}?sample={sample}"], GRID, "CXR")
+    junk = tmp_path / "junk.npz"
+    junk.write_bytes(b"PK not really")
+    with pytest.raises(ConfigurationError, match="no npz file"):
+        load([f"{junk}"], GRID, "CXR")
+    with pytest.raises(ConfigurationError, match="2 dimensions, a BCT has 3"):
+        load([f"{npz}?hu=-20..100&spacing=4,4,4"], HEAD, "BCT")
 
 
 def images_of(patients: list[str], prefix: str = "") -> ImageSet:

@@ -70,12 +70,13 @@ def test_levels_add_up_to_the_image_s_bits_and_curves_are_written(tmp_path: Path
     assert sum(n * b for n, b in zip(dimensions, last.train_levels, strict=True)) / 64 == pytest.approx(last.train_bpd)
     kept = made.record.epochs[made.record.kept_epoch - 1]
     assert kept.valid_bpd == best
-    write_record(tmp_path / "b.record", [made.record, made.record], np.zeros((3, 2)), np.zeros((3, 2)))
+    write_record(tmp_path / "b.record", [made.record, made.record], np.zeros((3, 2)), np.zeros((3, 2)), references=29)
     rows = list(csv.DictReader((tmp_path / "b.record" / "curves.csv").open()))
     assert len(rows) == 2 * 4
     assert float(rows[3]["valid_level2"]) == pytest.approx(made.record.epochs[3].valid_levels[1], abs=1e-6)
     assert sum(int(row["kept"]) for row in rows) == 2
     assert (tmp_path / "b.record" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "rest on 29 images" in read_record(tmp_path / "b.record")["warnings"][-1]
     assert read_record(tmp_path / "b.record") == json.loads((tmp_path / "b.record" / "training.json").read_text())
 
 

@@ -4,9 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from triage.bundles import LOCAL
+from triage.errors import ConfigurationError, TrainingDivergedError
 from triage.manifest import Architecture, InputTransform, Local, Preprocessing
 from workers.flows.engine import Engine
 from workers.flows.glow import Glow
@@ -47,16 +49,40 @@ def test_a_base_flow_learns_few_grey_levels_before_many(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     seen: dict[str, list[float]] = {}
     made = train(run(tmp_path, (2, 8)), lambda p: seen.setdefault(p.stage, []).append(p.valid_bpd))
-    assert list(seen) == ["base at 2 grey levels", "base at 8 grey levels", "base", "normal", "mixture"]
+    trained = ["base at 2 grey levels", "base at 8 grey levels", "base", "normal", "mixture"]
+    assert list(seen) == [*trained, "calibration", "maps"]
     stages = [stage["name"] for stage in read_record(tmp_path / "small.record")["stages"]]
-    assert stages == list(seen)
+    assert stages == trained
     # Fewer grey levels take fewer bits: the stages really saw what their names say.
-    bits = [values[-1] for values in seen.values()]
+    bits = [seen[name][-1] for name in trained]
     assert bits[0] < bits[1] < bits[2]
     assert Engine(made, "cpu").flows.architecture.grey_levels == 32
     plain = train(run(tmp_path / "plain", ()), lambda p: None)
     assert plain.digest != made.digest
     assert isinstance(Engine(made, "cpu").posterior.normal, Glow)
+
+
+def test_a_flow_that_diverges_makes_no_bundle_and_says_how_to_go_on(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    wild = SCHEDULE.model_copy(update={"learning_rate": 1.0, "clip_norm": 1e9, "frozen_levels": 1})
+    preset = small(()).model_copy(update={"base": wild.model_copy(update={"frozen_levels": 0}), "flow": wild})
+    ordered = Run(preset=preset, normal=ramps(80, 0), mixture=ramps(80, 1), out=tmp_path / "small")
+    with pytest.raises(TrainingDivergedError, match="base flow diverged"):
+        train(ordered, lambda p: None)
+    assert not ordered.out.exists()
+    with pytest.raises(ConfigurationError, match="did not end"):
+        train(ordered, lambda p: None)
+
+
+@pytest.mark.parametrize("name", ["my bundle", "Größe", ".hidden", "taken", "file"])
+def test_a_place_for_no_bundle_is_told_before_training(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "SHA256SUMS").touch()
+    stages: list[str] = []
+    with pytest.raises(ConfigurationError):
+        train(replace(run(tmp_path, ()), out=tmp_path / name), lambda p: stages.append(p.stage))
+    assert not stages
 
 
 def inverted(images: ImageSet, some: ImageSet) -> ImageSet:

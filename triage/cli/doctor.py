@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from triage.cli.context import ConfigOption, configuration_of
 from triage.doctor import Verdict, run_checks
@@ -35,7 +36,9 @@ def doctor(
         for heading in ("part", "", "seen", "what to do"):
             table.add_column(heading, overflow="fold")
         for check in checks:
-            table.add_row(check.part, f"[{_STYLE[check.verdict]}]{check.verdict}[/]", check.detail, check.remedy)
+            verdict = Text(str(check.verdict), style=_STYLE[check.verdict])
+            # As text: [[listen.peer]] in a remedy is no markup.
+            table.add_row(Text(check.part), verdict, Text(check.detail), Text(check.remedy))
         Console().print(table)
     if any(check.verdict is Verdict.FAIL for check in checks):
         raise typer.Exit(1)

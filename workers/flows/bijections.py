@@ -11,8 +11,9 @@ interleaved shift and scale and the log-scale factor 3 are taken; the paper's ow
 in three dimensions in appendix B. Where the paper and the released code differ, `Options` chooses.
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,11 @@ def total(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1, dtype=torch.float64)
 
 
+def _sum(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the sum of at least one tensor."""
+    return functools.reduce(torch.add, tensors)
+
+
 def _per_channel(parameter: Tensor, x: Tensor) -> Tensor:
     return parameter.view(1, -1, *(1,) * (x.dim() - 2))
 
@@ -64,11 +70,18 @@ class ActNorm(nn.Module):
         self.logs = nn.Parameter(torch.zeros(channels))
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
-        """Set b and logs so that ``x`` comes out with mean 0 and variance 1 per channel (data-dependent)."""
-        axes = [0, *range(2, x.dim())]
-        mean = x.double().mean(axes)
-        spread = x.double().var(axes, correction=0).sqrt().clamp_min(MIN_INITIAL_SPREAD)
+    def initialise(self, batches: Iterable[Tensor]) -> None:
+        """Set b and logs so that ``batches`` come out with mean 0 and variance 1 per channel (data-dependent)."""
+        counts, means, variances = [], [], []
+        for x in batches:
+            axes = [0, *range(2, x.dim())]
+            counts.append(len(x))
+            means.append(x.double().mean(axes))
+            variances.append(x.double().var(axes, correction=0))
+        shares = [count / sum(counts) for count in counts]
+        mean = _sum(w * m for w, m in zip(shares, means, strict=True))
+        variance = _sum(w * (v + (m - mean) ** 2) for w, m, v in zip(shares, means, variances, strict=True))
+        spread = variance.sqrt().clamp_min(MIN_INITIAL_SPREAD)
         self.bias.copy_(-mean)
         self.logs.copy_(-torch.log(spread + 1e-6) / LOG_SCALE_FACTOR)
 
@@ -233,10 +246,19 @@ class CouplingNet(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels_out))
         self.logs = nn.Parameter(torch.zeros(channels_out))
 
+    def initialise(self, batches: Sequence[Tensor]) -> None:
+        """Set both actnorms by what reaches them of ``batches``; hidden maps of one batch at a time are in memory."""
+        self.norm1.initialise(self.conv1(x) for x in batches)
+        self.norm2.initialise(self._second(x) for x in batches)
+
+    def _second(self, x: Tensor) -> Tensor:
+        h = functional.relu(self.norm1(self.conv1(x))[0])
+        second: Tensor = _CONVOLUTIONS[x.dim() - 2](h, self.conv2)
+        return second
+
     def forward(self, x: Tensor) -> Tensor:
         """Return h, shape (N, channels_out, …)."""
-        h = functional.relu(self.norm1(self.conv1(x))[0])
-        h = functional.relu(self.norm2(_CONVOLUTIONS[x.dim() - 2](h, self.conv2))[0])
+        h = functional.relu(self.norm2(self._second(x))[0])
         h = self.conv3(h) + _per_channel(self.bias, x)
         scaled: Tensor = h * _per_channel(torch.exp(LOG_SCALE_FACTOR * self.logs), x)
         return scaled
@@ -348,6 +370,14 @@ class Step(nn.Module):
         self.convolution = CONVOLUTIONS[options.convolution](channels, generator)
         self.coupling = AffineCoupling(dim, channels, width, generator, scale=options.scale, edge=options.edge)
 
+    @torch.no_grad()
+    def initialise(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        """Set the actnorms by what reaches them of ``batches``; return what they become."""
+        self.actnorm.initialise(batches)
+        mixed = [self.convolution(self.actnorm(x)[0])[0] for x in batches]
+        self.coupling.net.initialise([x[:, : x.shape[1] // 2] for x in mixed])
+        return [self.coupling(x)[0] for x in mixed]
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (z, ladj)."""
         x, ladj1 = self.actnorm(x)
@@ -383,6 +413,14 @@ class Level(nn.Module):
         super().__init__()
         self.squeeze = Squeeze()
         self.steps = nn.ModuleList(Step(dim, channels, width, generator, options=options) for _ in range(depth))
+
+    @torch.no_grad()
+    def initialise(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        """Set the steps' actnorms by what reaches them of ``batches``; return what they become."""
+        found = [self.squeeze(x)[0] for x in batches]
+        for step in self.steps:
+            found = step.initialise(found)  # type: ignore[operator]
+        return found
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (z, ladj)."""

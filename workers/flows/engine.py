@@ -1,5 +1,6 @@
 """Scores: a bundle's weights on a device, and one model input in, one score out."""
 
+import re
 import time
 from functools import cached_property
 
@@ -30,13 +31,15 @@ def choose_device(name: str) -> torch.device:
     Raises
     ------
     BundleError
-        If this machine has no such device.
+        If there is no such device, or not on this machine.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise BundleError(f"there is no device {name!r}", remedy="choose auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BundleError(f"this machine has no device {name}", remedy='set worker.device to "auto" or "cpu"')
+        raise BundleError(f"this machine has no device {name}", remedy="choose auto or cpu (worker.device, --device)")
     return device
 
 

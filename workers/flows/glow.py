@@ -9,10 +9,12 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from triage.manifest import Architecture
-from workers.flows.bijections import ActNorm, Level, Options, SplitPrior, total
+from workers.flows.bijections import Level, Options, SplitPrior, total
+
+HIDDEN_VALUES = 2**26
+"""Of a batch inside a step: 256 MiB, and some four times so much with what is made of them."""
 
 
 class Glow(nn.Module):
@@ -48,9 +50,15 @@ class Glow(nn.Module):
 
     def use_checkpointing(self, on: bool = True) -> None:
         """Keep no activations inside steps while training: they are computed again for the gradient."""
-        for level in self.levels:
-            if isinstance(level, Level):
-                level.checkpointing = on
+        for level in self._levels():
+            level.checkpointing = on
+
+    def _levels(self) -> list[Level]:
+        return [level for level in self.levels if isinstance(level, Level)]
+
+    def batch(self, most: int) -> int:
+        """Return how many images, ``most`` at most, may be inside a step at once: their hidden maps take memory."""
+        return max(1, min(most, HIDDEN_VALUES // hidden_values(self.architecture)))
 
     @property
     def latent_shapes(self) -> list[tuple[int, ...]]:
@@ -96,7 +104,7 @@ class Glow(nn.Module):
     def inverse(self, latents: list[Tensor]) -> Tensor:
         """Map latents (one a level, finest first) back to images."""
         x = latents[-1]
-        levels = [level for level in self.levels if isinstance(level, Level)]
+        levels = self._levels()
         for number in reversed(range(len(levels))):
             x = levels[number].inverse(x)
             if number:
@@ -132,20 +140,21 @@ class Glow(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Data-dependent initialisation: every actnorm is set by what reaches it of ``x`` (at least 64 images)."""
+        """Data-dependent initialisation: every actnorm is set by what reaches it of ``x`` (at least 64 images).
 
-        def set_by_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if isinstance(module, ActNorm):
-                module.initialise(inputs[0])
+        All images count, but only `batch` of them are inside a step at a time: 256 of the paper's would take 130 GiB.
+        """
+        batches = list(torch.split(x, self.batch(len(x))))
+        for number, level in enumerate(self._levels()):
+            if number:  # the second half was split off; a learned prior has no actnorm
+                batches = [z.chunk(2, dim=1)[0] for z in batches]
+            batches = level.initialise(batches)
 
-        handles: list[RemovableHandle] = [
-            module.register_forward_pre_hook(set_by_input) for module in self.modules() if isinstance(module, ActNorm)
-        ]
-        try:
-            self.encode(x)
-        finally:
-            for handle in handles:
-                handle.remove()
+
+def hidden_values(architecture: Architecture) -> int:
+    """Return the size of an image's largest hidden map: channels times sites."""
+    dim, sites = len(architecture.size), architecture.dimensions
+    return max(width * (sites >> dim * level) for level, width in enumerate(architecture.widths, start=1))
 
 
 def grey_cell(architecture: Architecture) -> float:

@@ -29,7 +29,7 @@ class Posterior:
         grey : numpy.ndarray
             uint8, (N, …) on the flows' grid.
         batch : int
-            Images at once.
+            Images at once; fewer where they are large.
 
         Returns
         -------
@@ -39,6 +39,7 @@ class Posterior:
         device = next(self.normal.parameters()).device
         levels = self.normal.architecture.grey_levels
         parts: tuple[list[Parts], list[Parts]] = ([], [])
+        batch = self.normal.batch(batch)
         for start in range(0, len(grey), batch):
             v = torch.from_numpy(grey[start : start + batch]).to(device)
             x = dequantise(v.unsqueeze(1).to(torch.float32), levels)  # (N, 1, …)

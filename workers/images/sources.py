@@ -1,23 +1,18 @@
 """What goes into and comes out of `workers.images.prepare`."""
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import pydicom
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from triage.errors import NotScoredError
 from triage.messages import ModelInput
+from workers.images.dicom_file import read_dicom
 
 CXR = "CXR"
 BCT = "BCT"
-
-#: pydicom documents no closed list of what a malformed file raises; these are what its parser lets through.
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, zlib.error)
 
 
 class Lattice(Protocol):
@@ -93,26 +88,13 @@ class Source:
         return self._read(stop_before_pixels=False)
 
     def _read(self, *, stop_before_pixels: bool) -> Dataset:
-        try:
-            ds = pydicom.dcmread(self.path, stop_before_pixels=stop_before_pixels, force=True)
-        # pydicom documents no closed list of what a malformed file raises; these are what its parser lets through.
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            NotImplementedError,
-            zlib.error,
-        ) as exc:
-            raise NotScoredError("the image file cannot be read") from exc
+        ds = read_dicom(self.path, pixels=not stop_before_pixels, force=True)
         if "TransferSyntaxUID" not in ds.file_meta:
             ds.file_meta.TransferSyntaxUID = _encoding_as_read(ds)
         return ds
 
 
-def _encoding_as_read(ds: Dataset) -> pydicom.uid.UID:
+def _encoding_as_read(ds: Dataset) -> UID:
     """Return the transfer syntax of a file without meta information: the one the parser found it in."""
     implicit, little = ds.original_encoding
     if implicit:

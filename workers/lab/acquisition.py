@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 import SimpleITK as sitk
 from PIL import Image, UnidentifiedImageError
 from pydicom import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
 from triage.errors import NotScoredError
 from workers.images.cxr import RADIOGRAPHS
+from workers.images.dicom_file import read_dicom
 from workers.images.pixels import displayed, grey_frame
 from workers.lab.folders import NIFTI, PICTURES
 
@@ -63,8 +62,8 @@ def of_folder(folder: Path) -> list[Raw]:
             found.append(Raw(_identity(path), patient, _reader([path])))
             continue
         try:
-            ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "PatientID"])
-        except (InvalidDicomError, OSError):
+            ds = read_dicom(path, only=("StudyInstanceUID", "PatientID"))
+        except NotScoredError:
             continue
         study = str(ds.get("StudyInstanceUID", "") or path)
         studies.setdefault(study, []).append(path)
@@ -111,7 +110,7 @@ def _reader(paths: Sequence[Path]) -> Callable[[], Features]:
                 return _of_picture(path)
             if name.endswith(NIFTI):
                 return _of_volume(path)
-            return _of_dicom(pydicom.dcmread(path)) | {"header.files": float(len(paths))}
+            return _of_dicom(read_dicom(path, pixels=True)) | {"header.files": float(len(paths))}
         except (OSError, ValueError, RuntimeError, AttributeError, UnidentifiedImageError) as exc:
             raise NotScoredError("the file cannot be read") from exc
 

@@ -1,7 +1,7 @@
 """Calibration: what a bundle's estimators make of held-out images is what scores are measured against."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -36,10 +36,19 @@ class Measurer:
         The other estimators.
     grid : FlowGrid
         From the bundle's grid to the flows' integers.
+    advance : callable
+        Called with how many images were measured, after every batch.
     """
 
-    def __init__(self, posterior: Posterior, classifiers: Classifiers, grid: FlowGrid) -> None:
-        self.classifiers, self.grid = classifiers, grid
+    def __init__(
+        self,
+        posterior: Posterior,
+        classifiers: Classifiers,
+        grid: FlowGrid,
+        *,
+        advance: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.classifiers, self.grid, self.advance = classifiers, grid, advance
         self.flows = FusedFlows([posterior.normal, posterior.mixture])
         self.device = next(posterior.normal.parameters()).device
 
@@ -47,14 +56,17 @@ class Measurer:
         """Return levels' parts of all views and largest latents of the images themselves, (2, N, V, L) and (2, N, L),
         and each image's values by the classifiers.
         """
-        levels, largest = [], []
+        levels, largest, values = [], [], []
         for start in range(0, len(pixels), _BATCH):
-            grey = self.grid.views(pixels[start : start + _BATCH])
+            some = pixels[start : start + _BATCH]
+            grey = self.grid.views(some)
             v = torch.from_numpy(grey.reshape(-1, *grey.shape[2:])).to(self.device).unsqueeze(1).float()
             parts = self.flows.parts(dequantise(v, self.grid.architecture.grey_levels))
             levels.append(parts.log_density.cpu().numpy().reshape(2, *grey.shape[:2], -1))
             largest.append(parts.largest_latent.cpu().numpy().reshape(2, *grey.shape[:2], -1)[:, :, 0])
-        return np.concatenate(levels, 1), np.concatenate(largest, 1), [self.classifiers(image) for image in pixels]
+            values += [self.classifiers(image) for image in some]
+            self.advance(len(some))
+        return np.concatenate(levels, 1), np.concatenate(largest, 1), values
 
 
 def calibrate(

@@ -96,6 +96,17 @@ def _third(manifest: Manifest) -> str:
     )
 
 
+def _bound(calibration: Calibration) -> str:
+    ratios = calibration.references.get("plain_ratio", ())
+    if calibration.log_prior is None or not ratios:
+        return ""
+    low = calibration.log_prior[0]
+    return (
+        f"{sum(ratio < low for ratio in ratios)} of {len(ratios)} reference images have a plain ratio below {low:.1f} "
+        "nats, where exact densities never are: it ranks, and is no log posterior before it is calibrated.\n"
+    )
+
+
 def _percentile(calibration: Calibration, views: int) -> str:
     flows = (
         "the sum over levels of log p(x) - log p(x|normal) with weights "
@@ -112,5 +123,5 @@ def _percentile(calibration: Calibration, views: int) -> str:
     return (
         f"## What its percentile means\nThe share of the reference that looks less abnormal, by {statistic}.\n"
         f"The reference is {calibration.images} unlabelled images of patients on whom no estimator was trained. "
-        f"Whatever lies far outside of its range is not scored.\n{normals}"
+        f"Whatever lies far outside of its range is not scored.\n{_bound(calibration)}{normals}"
     )

@@ -62,6 +62,8 @@ def evaluate(  # noqa: PLR0917 - Typer's options
 
     configure_logging()
     found = open_bundle(ctx, bundle)
+    if report.exists() and not report.is_dir():
+        raise ConfigurationError(f"{report} is a file", remedy="choose another --report")
     if rsna:
         matched, test, labels = _rsna(found, rsna), f"{rsna} (the paper's test set)", rsna / CLASSES
     elif not test or labels is None:
@@ -114,6 +116,7 @@ def _tell(matched: "Matched") -> None:
 
 def _show(metrics: dict[str, Any]) -> None:
     from workers.lab.evaluation.figures import TITLES
+    from workers.lab.evaluation.html import interval
 
     table = Table(title="AUC [95 % interval]", title_justify="left")
     labels = metrics["labels"]
@@ -122,16 +125,10 @@ def _show(metrics: dict[str, Any]) -> None:
         table.add_column(f"{label}\n{entry['n_normal']} normal, {entry['n_abnormal']} abnormal", overflow="fold")
     for name in (name for name in TITLES if name in metrics):
         cells = (metrics[name]["labels"][label] for label in labels)
-        table.add_row(name, *(_cell(cell) for cell in cells), style="bold" if name == metrics["ranks_by"] else None)
+        table.add_row(name, *map(interval, cells), style="bold" if name == metrics["ranks_by"] else None)
     Console().print(table, markup=False)
     refused = metrics["not_scored"]
     if refused["total"]:
         typer.echo(f"not scored: {refused['total']} images, left out of the AUC")
         for reason, count in refused["reasons"].items():
             typer.echo(f"  {count} × {reason}")
-
-
-def _cell(entry: dict[str, Any]) -> str:
-    if entry["auc"] is None:
-        return "–"
-    return f"{entry['auc']:.3f} [{entry['ci95'][0]:.3f}, {entry['ci95'][1]:.3f}]"

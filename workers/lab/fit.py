@@ -5,10 +5,12 @@ checkpoint needs only the weights, the optimiser's moments and a few counters.
 """
 
 import math
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -327,7 +329,10 @@ class Stage:
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         partial = self.checkpoint.with_suffix(".partial")
-        torch.save(record, partial)
+        with partial.open("wb") as stream:
+            torch.save(record, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
         partial.replace(self.checkpoint)
 
     def resume(self) -> bool:
@@ -336,15 +341,20 @@ class Stage:
         Raises
         ------
         ConfigurationError
-            If the checkpoint is of another run.
+            If the checkpoint is of another run, or damaged.
         """
         if not self.checkpoint.exists():
             return False
-        record: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        try:
+            record: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError) as exc:
+            raise ConfigurationError(
+                f"{self.checkpoint} is damaged", remedy="delete it: training goes on from the stage before"
+            ) from exc
         if record["fingerprint"] != self.fingerprint:
             raise ConfigurationError(
                 f"{self.checkpoint.parent.name} holds a run of other images, seed or preset",
-                remedy="run without --resume to start anew",
+                remedy=f"delete {self.checkpoint.parent} to start anew",
             )
         self.flow.load_state_dict(record["flow"])
         self.average.load_state_dict(record["average"])

@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import structlog
-from pydicom.errors import InvalidDicomError
 
 from triage.errors import NotScoredError
 from triage.manifest import Preprocessing
+from workers.images.dicom_file import read_dicom
 from workers.images.prepare import prepare
 from workers.images.sources import Source
 from workers.lab.gridding import Pixels, read_nifti, read_picture
@@ -25,8 +24,9 @@ NIFTI = (".nii", ".nii.gz")
 def load_folder(folder: Path, grid: Preprocessing, modality: str) -> ImageSet:
     """Read every image below ``folder``; what can't be used is logged and left out.
 
-    The patient of a DICOM study is its Patient ID (only a hash of it is kept); of any other file it is the sub-folder
-    in which it lies, or the file itself if it lies in no sub-folder.
+    An image is known by what it is, not by where it lies: a DICOM study by its UID, any other file by its bytes. So a
+    copy in another folder is the same image. The patient of a DICOM study is its Patient ID (only a hash of it is
+    kept); of any other file it is the sub-folder in which it lies, or the file itself if it lies in no sub-folder.
     """
     found: dict[str, tuple[Pixels, str]] = {}
     reasons: dict[str, int] = {}
@@ -70,19 +70,20 @@ def _images(folder: Path, grid: Preprocessing, modality: str) -> Iterator[tuple[
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         place = path.relative_to(folder)
         if path.name.lower().endswith((*PICTURES, *NIFTI)):
-            patient = place.parts[0] if len(place.parts) > 1 else place.name
-            yield f"{folder.name}/{place.as_posix()}", f"{folder.name}/{patient}", _File(path, grid, modality)
+            key = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            yield key, f"{folder.name}/{place.parts[0]}" if len(place.parts) > 1 else key, _File(path, grid, modality)
             continue
         try:
-            ds = pydicom.dcmread(path, stop_before_pixels=True)
-        except (InvalidDicomError, OSError):
+            ds = read_dicom(path, only=("StudyInstanceUID", "PatientID", "SOPInstanceUID"))
+        except NotScoredError:
             continue
-        uid, patient = str(ds.get("StudyInstanceUID", "")), _hashed(str(ds.get("PatientID", "") or place))
+        uid, patient = str(ds.get("StudyInstanceUID", "")), hashed(str(ds.get("PatientID", "") or place))
         study = studies.setdefault(uid, (patient, _Study(grid, modality)))[1]
         study.sources.append(Source(sop_instance_uid=str(ds.get("SOPInstanceUID", "")), path=path))
     for uid, (patient, study) in studies.items():
-        yield _hashed(uid), patient, study
+        yield hashed(uid), patient, study
 
 
-def _hashed(text: str) -> str:
+def hashed(text: str) -> str:
+    """Return what stands for an identifier."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

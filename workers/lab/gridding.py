@@ -19,6 +19,10 @@ Pixels = npt.NDArray[np.uint8]
 Columns = Mapping[str, npt.NDArray[np.generic]]
 Gridder = Callable[[Pixels, int], Pixels]
 
+AIR_HU = -1000.0
+#: Between which a NIfTI file's voxels are believed, mm.
+VOXEL_MM = (0.05, 25.0)
+
 
 def gridder(path: Path, modality: str, grid: Preprocessing, options: Mapping[str, str], columns: Columns) -> Gridder:
     """Return the way of a row of an npz file's ``x``, given with its number, onto the grid.
@@ -90,7 +94,7 @@ def read_picture(path: Path, grid: Preprocessing) -> Pixels:
     try:
         with Image.open(path) as picture:
             grey = np.asarray(picture.convert("F"), dtype=np.float32)
-    except (OSError, UnidentifiedImageError, ValueError) as exc:
+    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as exc:
         raise NotScoredError("the picture cannot be read") from exc
     return cxr_tensor(grey / max(float(grey.max()), 1.0), grid.size)
 
@@ -109,6 +113,11 @@ def read_nifti(path: Path, grid: Preprocessing) -> Pixels:
         raise NotScoredError("the volume cannot be read") from exc
     if image.GetDimension() != 3:
         raise NotScoredError("the volume is not three-dimensional")
-    axes = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
+    spacing = np.asarray(image.GetSpacing())
+    if not np.all((spacing > VOXEL_MM[0]) & (spacing < VOXEL_MM[1])):
+        raise NotScoredError("the volume's voxels have an implausible size")
+    axes = np.reshape(image.GetDirection(), (3, 3)) * spacing
     affine = np.column_stack([axes, image.GetOrigin()])
-    return head_on_grid(sitk.GetArrayFromImage(image), affine, grid)
+    # NaN is how NIfTI writes "not measured": around a head that is air.
+    hu = np.nan_to_num(sitk.GetArrayFromImage(image), nan=AIR_HU, posinf=3000.0, neginf=AIR_HU)
+    return head_on_grid(hu, affine, grid)

@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.cluster.hierarchy import DisjointSet
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -57,6 +58,21 @@ class ImageSet:
                 seen.setdefault(key, (pixels, patient))
         stacked = np.stack([pixels for pixels, _ in seen.values()])
         return cls(stacked, tuple(seen), tuple(patient for _, patient in seen.values()))
+
+
+def linked(sets: Sequence[ImageSet]) -> list[ImageSet]:
+    """Return the sets with one name for each patient: who has the same image under two names is one patient.
+
+    A copy of a file in another folder is the same image, but its folder may make another patient of it; without this,
+    the copy could be trained on in one set and be calibrated on in the other.
+    """
+    names = DisjointSet(name for images in sets for name in images.patients)
+    owner: dict[str, str] = {}
+    for images in sets:
+        for key, patient in zip(images.keys, images.patients, strict=True):
+            names.merge(owner.setdefault(key, patient), patient)
+    one = {name: min(subset) for subset in names.subsets() for name in subset}
+    return [ImageSet(images.pixels, images.keys, tuple(one[name] for name in images.patients)) for images in sets]
 
 
 def share(text: str, salt: str) -> float:

@@ -8,6 +8,8 @@ always the same). Head CTs say by ``hu=-20..100`` of which Hounsfield units 0 to
 to back, columns from the patient's right to left); ``0.5*COLUMN`` is a length that differs from row to row.
 """
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +23,21 @@ from workers.lab.gridding import gridder
 from workers.lab.image_set import ImageSet, Pixels, share
 
 log = structlog.get_logger(__name__)
+
+
+def check_names(sources: Sequence[str]) -> None:
+    """Refuse two npz files of one name: a row is known by its file's name and its number.
+
+    Raises
+    ------
+    ConfigurationError
+        If there are two.
+    """
+    places: dict[str, Path] = {}
+    for source in sources:
+        path = Path(source.partition("?")[0]).resolve()
+        if path.suffix == ".npz" and places.setdefault(path.stem, path) != path:
+            raise ConfigurationError(f"two files are called {path.name}", remedy="rename one of them")
 
 
 def load(sources: Sequence[str], grid: Preprocessing, modality: str) -> ImageSet:
@@ -40,6 +57,7 @@ def load(sources: Sequence[str], grid: Preprocessing, modality: str) -> ImageSet
     ConfigurationError
         If a source doesn't exist, selects by something that it hasn't, or holds no image.
     """
+    check_names(sources)
     sets = [_load_one(source, grid, modality) for source in sources]
     if not sets or not sum(map(len, sets)):
         raise ConfigurationError(f"no {modality} image in {', '.join(sources) or 'no source'}")
@@ -59,8 +77,11 @@ def _load_one(source: str, grid: Preprocessing, modality: str) -> ImageSet:
 
 
 def _load_npz(path: Path, query: str, grid: Preprocessing, modality: str) -> ImageSet:
-    with np.load(path, allow_pickle=False) as arrays:
-        columns = {name: arrays[name] for name in arrays.files}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            columns = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
+        raise ConfigurationError(f"{path.name} is no npz file of plain arrays") from exc
     if "x" not in columns or columns["x"].dtype != np.uint8:
         raise ConfigurationError(f"{path.name} has no uint8 array x")
     pixels = columns.pop("x")
@@ -77,9 +98,16 @@ def _load_npz(path: Path, query: str, grid: Preprocessing, modality: str) -> Ima
             )
         wanted &= np.isin(columns[column].astype(str), values) == keep
     if "sample" in options:
-        part = float(options["sample"])
+        try:
+            part = float(options["sample"])
+        except ValueError as exc:
+            raise ConfigurationError(f"sample is a share from 0 to 1, not {options['sample']}") from exc
         wanted &= np.array([share(key, "sample") < part for key in keys])
     rows = np.flatnonzero(wanted).tolist()
+    if pixels.ndim != len(grid.size) + 1:
+        raise ConfigurationError(
+            f"{path.name} holds images of {pixels.ndim - 1} dimensions, a {modality} has {len(grid.size)}"
+        )
     place = gridder(path, modality, grid, options, columns)
     found: dict[int, Pixels] = {}
     for row in rows:

@@ -61,6 +61,7 @@ class VerifiedRow(BundleRow):
     device: str = ""
     precision: str = ""
     golden_error_nats: float | None = None
+    golden_error_classifiers: float | None = None
     ratio_error_nats: float | None = None
     device_error_nats: float | None = None
 
@@ -127,8 +128,10 @@ def verify_models(
             rows.append(_verified(folder, models, chosen, kind))
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
-    else:
+    elif rows:
         _print_table(rows, {row.name: row.problem or _passed(row) for row in rows})
+    else:
+        typer.echo(f"there is no bundle in {models_folder(models)}", err=True)
     if not rows or any(row.problem for row in rows):
         raise typer.Exit(1)
 
@@ -184,7 +187,8 @@ def _verified(folder: Path, models: Models, device: "torch.device", precision: "
         return VerifiedRow(**asdict(row) | {"problem": exc.message})
     problem = ""
     if not golden.passed:
-        problem = f"scores its golden input {golden.error:.3g} nats off: don't score on this machine"
+        logits = f" and {golden.logit_error:.3g} off in a classifier's value" if golden.logit_error else ""
+        problem = f"scores its golden input {golden.error:.3g} nats{logits} off: don't score on this machine"
     elif not ratio.passed:
         problem = f"{precision} moves the log ratio by {ratio.error_nats:.3g} nats, {GATE_NATS} are allowed"
     elif apart is not None and not apart <= GATE_NATS:
@@ -192,6 +196,7 @@ def _verified(folder: Path, models: Models, device: "torch.device", precision: "
     found = {
         "problem": problem,
         "golden_error_nats": golden.error,
+        "golden_error_classifiers": golden.logit_error,
         "ratio_error_nats": ratio.error_nats,
         "device_error_nats": apart,
     }

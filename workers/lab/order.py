@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 import typer
 
+from triage.bundles import new_bundle_folder
 from triage.errors import ConfigurationError
 from workers.lab import rsna as challenge
 from workers.lab.acquisition import Raw, of_files
 from workers.lab.fit import Progress
-from workers.lab.image_set import ImageSet
-from workers.lab.images import load
+from workers.lab.image_set import ImageSet, linked
+from workers.lab.images import check_names, load
 from workers.lab.parallel import Group, join, leave
 from workers.lab.presets import Preset, find_preset
 from workers.lab.probe import MATCH, Acquisition, probe, probed, raw_images
@@ -53,6 +54,10 @@ class Order:
         recipe = find_preset(self.preset)
         if self.modality and recipe.modality != self.modality.upper():
             raise ConfigurationError(f"preset {self.preset} is for {recipe.modality.lower()}, not {self.modality}")
+        if self.rsna and (self.normal or self.mixture):
+            raise ConfigurationError("--rsna makes both sets", remedy="leave out --normal and --mixture, or --rsna")
+        check_names([*self.normal, *self.mixture, *self.calibration, *self.exclude])
+        new_bundle_folder(self.out)
         if self.strict and not self.probe:
             raise ConfigurationError("--strict-acquisition needs the probe", remedy="leave out --no-probe")
         if self.threads:
@@ -65,21 +70,31 @@ class Order:
 
     def _train(self, recipe: Preset, group: Group, place: torch.device) -> None:
         sets = _rsna_sets(self.rsna, recipe, group) if self.rsna else _sets(self.normal, self.mixture, recipe)
-        kept_out = _images(self.exclude, recipe)
+        extra = {name: _images(of, recipe) for name, of in (("own", self.calibration), ("out", self.exclude))}
+        normal, mixture, *others = linked([sets.normal, sets.mixture, *(images for images in extra.values() if images)])
+        named = dict(zip((name for name, images in extra.items() if images), others, strict=True))
+        excluded = frozenset(named["out"].patients if "out" in named else ())
+        if group.leads and excluded:
+            counts = [sum(patient in excluded for patient in images.patients) for images in (normal, mixture)]
+            typer.echo(f"kept out: {counts[0]} normal and {counts[1]} mixture images of excluded patients", err=True)
         found = _probe(sets, self.seed, self.strict, group) if self.probe else None
         run = Run(
             preset=recipe,
-            normal=sets.normal,
-            mixture=sets.mixture,
-            calibration=_images(self.calibration, recipe),
-            excluded=frozenset(kept_out.patients if kept_out else ()),
-            out=self.out,
+            normal=normal,
+            mixture=mixture,
+            calibration=named.get("own"),
+            excluded=excluded,
+            out=self.out.resolve(),
             seed=self.seed,
             device=place,
             acquisition_auc=round(found.auc, 4) if found and found.auc is not None else None,
         )
-        with _shown(group) as report:
-            bundle = train_bundle(run, report, resume=self.resume)
+        try:
+            with _shown(group) as report:
+                bundle = train_bundle(run, report, resume=self.resume)
+        except KeyboardInterrupt:
+            typer.echo(f"interrupted; the same command with --resume goes on from {run.checkpoints}", err=True)
+            raise
         if not group.leads:
             return
         if found:

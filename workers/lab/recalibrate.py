@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from triage.bundles import SUMS, Bundle, write_bundle
+from triage.bundles import Bundle, new_bundle_folder, write_bundle
 from triage.calibration import COMBINED, Calibration
 from triage.errors import ConfigurationError, NotScoredError
 from workers.flows.estimators import BundleEstimators
@@ -47,6 +47,8 @@ class Site:
         Share of abnormal images where the bundle is used.
     method : str
         How labels become probabilities; see `workers.lab.probabilities.with_labels`.
+    lost : tuple of str
+        Rows of the labels that name no image, or more than one.
     """
 
     bundle: Bundle
@@ -56,6 +58,7 @@ class Site:
     labels: dict[str, bool]
     prevalence: float | None
     method: Method = "platt"
+    lost: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -82,9 +85,12 @@ class Site:
         """
         if prevalence is not None and labels is None:
             raise ConfigurationError("--prevalence corrects probabilities", remedy="give --labels CSV, too")
+        if method != "platt" and labels is None:
+            raise ConfigurationError("--probability makes labels into probabilities", remedy="give --labels CSV, too")
         cases: dict[str, Case] = {}
         keys: list[frozenset[str]] = []
         known: dict[str, bool] = {}
+        lost: list[str] = []
         for sources in (reference, normal):
             found: set[str] = set()
             for source in sources:
@@ -98,7 +104,8 @@ class Site:
             place = {id(case): key for key, case in cases.items()}
             matched = match(read_labels(labels), every, Path(reference[0].partition("?")[0]))
             known = {place[id(image.case)]: not image.normal for image in matched.images}
-        return cls(bundle, cases, keys[0], keys[1], known, prevalence, method)
+            lost = matched.rows
+        return cls(bundle, cases, keys[0], keys[1], known, prevalence, method, tuple(lost))
 
 
 def _key(source: str, case: Case) -> str:
@@ -126,8 +133,7 @@ def recalibrate(
     ConfigurationError
         If ``out`` holds a bundle, the images are too few, or the labels contradict the scores.
     """
-    if (out / SUMS).exists():
-        raise ConfigurationError(f"{out} already holds a bundle", remedy="choose another --out")
+    new_bundle_folder(out)
     measured = _measure(site, device, advance)
     kept, far = _plausible(site, measured)
     combined = measured.estimates[COMBINED]
@@ -145,7 +151,7 @@ def recalibrate(
     new = Calibration.model_validate(
         old.model_dump()
         | {
-            "name": f"{out.name}: {count} unlabelled images of the site",
+            "name": f"{out.resolve().name}: {count} unlabelled images of the site",
             "images": count,
             "reference": _sorted(combined[reference]),
             "references": {
@@ -239,7 +245,10 @@ def _ranges(rows: Sequence[Mapping[str, float]], old: Calibration) -> dict[str, 
     for name in rows[0]:
         values = [row[name] for row in rows]
         low, high = min(values), max(values)
-        ranges[name] = (low - MARGIN * (high - low), high + MARGIN * (high - low))
+        # What the bundle accepted stays acceptable: a few dozen images, most of them normal, would else have the most
+        # abnormal ones refused.
+        before = old.ranges.get(name, (low, high))
+        ranges[name] = (min(low - MARGIN * (high - low), before[0]), max(high + MARGIN * (high - low), before[1]))
     if old.log_prior is not None:  # never refuse a ratio that exact densities could have
         ranges["ratio"] = (min(ranges["ratio"][0], old.log_prior[0]), ranges["ratio"][1])
     return ranges
@@ -289,6 +298,8 @@ def _notes(site: Site, measured: _Measured, new: Calibration, far: int) -> list[
         f"{new.images} unlabelled reference images, {len(new.normal_reference)} reported normals, "
         f"{len(site.labels)} labelled"
     ]
+    if site.lost:
+        notes.append(f"{len(site.lost)} rows of the labels name no image, e.g. {', '.join(site.lost[:2])}")
     if measured.refused:
         notes.append(f"{measured.refused} images were left out: the node would not score them")
     if far:
@@ -311,7 +322,7 @@ def _write(bundle: Bundle, calibration: Calibration, out: Path, notes: Sequence[
     out.mkdir(parents=True, exist_ok=True)
     for path in bundle.folder.glob("*.safetensors"):
         shutil.copyfile(path, out / path.name)
-    manifest = bundle.manifest.model_copy(update={"name": out.name})
+    manifest = bundle.manifest.model_copy(update={"name": out.resolve().name})
     section = (
         f"\n## Calibrated again\nMade from {bundle.name} {bundle.version} (digest {bundle.digest}) by `models "
         "calibrate`: same weights, and percentiles against a site's own images. What is said above on how good it is "

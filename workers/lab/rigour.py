@@ -24,6 +24,7 @@ RECORD = "training.json"
 RISE_NATS = 5.0
 OFFSET_NATS = 100.0
 UNEQUAL = 1.5
+LEAST_REFERENCES = 30
 
 
 def overfitting(record: StageRecord) -> list[str]:
@@ -89,11 +90,23 @@ def top_offset(normal_parts: npt.NDArray[np.float64], mixture_parts: npt.NDArray
     ]
 
 
+def few_references(references: int) -> list[str]:
+    """Return whether a reference is too small to say what is usual."""
+    if references >= LEAST_REFERENCES:
+        return []
+    return [
+        f"percentiles, and what is refused as unlike, rest on {references} images: train with more, or give the bundle "
+        "another reference by models calibrate before it ranks anything"
+    ]
+
+
 def write_record(
     folder: Path,
     records: Sequence[StageRecord],
     normal_parts: npt.NDArray[np.float64],
     mixture_parts: npt.NDArray[np.float64],
+    *,
+    references: int,
 ) -> list[str]:
     """Write the learning curves and ``training.json`` into ``folder``; return, and log, what is wrong.
 
@@ -105,12 +118,15 @@ def write_record(
         Of all stages that ran; the last two are the normal and the mixture flow's.
     normal_parts, mixture_parts : numpy.ndarray
         See `top_offset`.
+    references : int
+        Held-out unlabelled images that percentiles will be against.
     """
     write_curves(folder, records)
     found = [
         *(text for record in records for text in overfitting(record)),
         *schedules(records[-2], records[-1]),
         *top_offset(normal_parts, mixture_parts),
+        *few_references(references),
     ]
     for text in found:
         log.warning("training_suspicious", problem=text)

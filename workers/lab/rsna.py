@@ -5,6 +5,7 @@ The layout is that of the challenge's download: ``stage_2_detailed_class_info.cs
 """
 
 import csv
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from triage.manifest import Preprocessing
 from workers.images.prepare import prepare
 from workers.images.sources import CXR, Source
 from workers.lab.evaluation.labels import NORMAL_LABEL, Row
+from workers.lab.folders import hashed
 from workers.lab.image_set import ImageSet, Pixels, share
 
 log = structlog.get_logger(__name__)
@@ -101,7 +103,11 @@ def read_rsna(folder: Path) -> list[RsnaImage]:
 
 
 def _rows(path: Path, *columns: str) -> Iterable[tuple[str, ...]]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(f"the table {path.name} cannot be read", remedy="give it as UTF-8") from exc
+    with io.StringIO(text, newline="") as stream:
         for record in csv.DictReader(stream):
             if any(record.get(column) is None for column in columns):
                 raise ConfigurationError(f"{path.name} needs the columns {', '.join(columns)}")
@@ -157,7 +163,7 @@ def load_images(
         log.warning("images_left_out", count=count, reason=reason)
     if not found:
         raise ConfigurationError("none of the radiographs can be used", remedy="run: triage-node doctor")
-    return ImageSet(np.stack(list(found.values())), tuple(found), tuple(found))
+    return ImageSet(np.stack(list(found.values())), tuple(found), tuple(map(hashed, found)))
 
 
 def training_sets(

@@ -31,9 +31,9 @@ def sample(  # noqa: PLR0917 - Typer's options
     Writes one PNG an image (of a head CT: a NIfTI volume in Hounsfield units and a PNG of three slices) and
     gallery.png. They show nobody, and must not be used as images of patients.
     """
+    from workers.lab.evaluation.fictional import draw_all
     from workers.lab.find import open_bundle
     from workers.lab.progress import counting
-    from workers.lab.sampling import draw_all
 
     found = open_bundle(ctx, bundle)
     folder = out or Path(f"{found.name}-samples")

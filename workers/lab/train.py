@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from triage.bundles import CLASSIFIER, GOLDEN, LOCAL, SUMS, Bundle, write_bundle
+from triage.bundles import CLASSIFIER, GOLDEN, LOCAL, Bundle, new_bundle_folder, write_bundle
 from triage.calibration import Calibration
-from triage.errors import ConfigurationError
+from triage.errors import ConfigurationError, TrainingDivergedError
 from triage.manifest import DataSource, Manifest, Training
 from workers.flows.classifiers import Classifiers
 from workers.flows.glow import Glow, dequantise
@@ -41,6 +41,9 @@ log = structlog.get_logger(__name__)
 
 INITIAL_IMAGES = 256
 """Images of the data-dependent initialisation: coarse levels have few sites and need many images."""
+
+DIVERGED = 2.0
+"""A flow that needs so many times the bits of an image's plain grey values makes no bundle."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +146,11 @@ def split(images: ImageSet, run: Run) -> Split:
         own or images.select([valid <= place < held for place in places]),
     )
     if not (len(parts.train) and len(parts.valid) and len(parts.calibration)):
-        raise ConfigurationError(f"{len(images)} images are too few to train, validate and calibrate with")
+        people = len(set(images.patients))
+        raise ConfigurationError(
+            f"{len(images)} images of {people} patients are too few to train, validate and calibrate with",
+            remedy="give more patients; files in one sub-folder are taken for one patient's",
+        )
     return parts
 
 
@@ -159,13 +166,21 @@ def train(
     Raises
     ------
     ConfigurationError
-        If the bundle exists, the images are too few, or ``resume`` meets another run's checkpoints.
+        If the bundle exists, the images are too few, ``resume`` meets another run's checkpoints, or there are some
+        and it isn't asked for.
+    TrainingDivergedError
+        If a flow is worse than none.
     """
-    if (run.out / SUMS).exists():
-        raise ConfigurationError(f"{run.out} already holds a bundle", remedy="choose another --out")
+    new_bundle_folder(run.out)
     group = current()
-    if not resume and group.leads:
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
+    unfinished = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
+    if unfinished and not resume:
+        raise ConfigurationError(
+            f"{run.checkpoints} holds a training that did not end",
+            remedy="go on with it by --resume, or delete that folder",
+        )
+    if resume and not unfinished:
+        log.warning("nothing_to_resume", folder=str(run.checkpoints))
     group.wait()
     normal, mixture = split(run.normal, run), split(run.mixture, run)
     everything = Split(*(ImageSet.union(pair) for pair in zip(_parts(normal), _parts(mixture), strict=True)))
@@ -174,15 +189,18 @@ def train(
     flow_mixture = deepcopy(flow_normal)
     bpd_normal = fit("normal", flow_normal, normal, run.preset.flow)
     bpd_mixture = fit("mixture", flow_mixture, mixture, run.preset.flow)
-    posterior = Posterior(flow_normal.cpu(), flow_mixture.cpu())
+    posterior = Posterior(flow_normal, flow_mixture)
     if not group.leads:
         group.wait()  # until the bundle is there
         return Bundle.open(run.out)
-    write_record(run.record, fit.records, *posterior.level_parts(run.grid(normal.valid.pixels)))
+    parts = posterior.level_parts(run.grid(normal.valid.pixels))
+    write_record(run.record, fit.records, *parts, references=len(mixture.calibration))
     fitted = _classifier_tensors(run, normal.not_held_out, mixture.not_held_out, report, resume)
     estimators = Estimators(posterior, fitted, run.preset)
     name = f"{run.out.name} {run.version}: {len(mixture.calibration)} held-out unlabelled images"
-    measure = Measurer(posterior, estimators.classifiers, run.grid)
+    held_out = len(mixture.calibration) + (0 if run.calibration else len(normal.calibration))
+    advance = _counted("calibration", held_out, report)
+    measure = Measurer(posterior, estimators.classifiers, run.grid, advance=advance)
     calibration = calibrate(
         measure,
         mixture.calibration,
@@ -201,11 +219,28 @@ def train(
         data=run.data,
         acquisition_auc=run.acquisition_auc,
     )
-    bundle = _write(run, estimators, calibration, training, evaluate(measure, calibration))
+    evaluation = evaluate(measure, calibration)
+    for flow in (flow_normal, flow_mixture):
+        flow.cpu()  # golden values are a CPU's
+    bundle = _write(run, estimators, calibration, training, evaluation)
+    report(Progress("maps", 0, 1, math.nan, math.nan))
     bundle = add_maps(bundle, posterior, _normals_for_maps(run, normal), classifiers=estimators.classifiers)
+    report(Progress("maps", 1, 1, math.nan, math.nan))
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     group.wait()
     return bundle
+
+
+def _counted(stage: str, total: int, report: Callable[[Progress], None]) -> Callable[[int], None]:
+    """Return what to call with how many more of ``total`` images are done."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        report(Progress(stage, done, max(total, done), math.nan, math.nan))
+
+    return advance
 
 
 def _normals_for_maps(run: Run, normal: Split) -> ImageSet:
@@ -236,8 +271,9 @@ class _Fitter:
         flow.architecture = coarse[0] if coarse and preset.base.epochs else preset.architecture
         order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(run.seed))
         grey = self._grid(flow)(images.train.pixels[order[:INITIAL_IMAGES].numpy()])
-        flow.initialise(dequantise(torch.from_numpy(grey).unsqueeze(1).float(), flow.architecture.grey_levels))
         flow.to(run.device)
+        v = torch.from_numpy(grey).to(run.device).unsqueeze(1).float()
+        flow.initialise(dequantise(v, flow.architecture.grey_levels))
         if preset.base.epochs:
             for architecture in coarse:
                 flow.architecture = architecture
@@ -267,6 +303,12 @@ class _Fitter:
             log.info("stage_resumed", stage=name, step=stage.state.step)
         bits = stage.run(self.report)
         self.records.append(stage.record)
+        without = math.log2(flow.architecture.grey_levels)
+        if not bits < DIVERGED * without:
+            raise TrainingDivergedError(
+                f"the {name} flow diverged: it needs {bits:.3g} bits a pixel, and {without:g} would do without it",
+                remedy="lower the preset's learning rate, lengthen its warm-up, or look at the images",
+            )
         return bits
 
 

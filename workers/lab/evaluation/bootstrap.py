@@ -32,8 +32,10 @@ class Bootstrap:
 
 def auc_interval(
     scores: Scores, abnormal: Mask, patients: Sequence[str], settings: Bootstrap
-) -> tuple[float, tuple[float, float]]:
+) -> tuple[float, tuple[float, float] | None]:
     """Return an AUC and its interval; patients are drawn with all their images.
+
+    One patient with normal or with abnormal images is the same in every draw: then there is no interval.
 
     Parameters
     ----------
@@ -58,6 +60,8 @@ def auc_interval(
     _, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     owner = owner.ravel()
     people = int(owner.max()) + 1
+    if min(len(np.unique(owner[abnormal])), len(np.unique(owner[~abnormal]))) < 2:
+        return value, None
     ill = np.zeros(people, dtype=bool)
     np.logical_or.at(ill, owner, abnormal)
     rng = np.random.default_rng(settings.seed)

@@ -1,21 +1,19 @@
 """Test images before they are read: what each is called, whose it is, and what its header says about it."""
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import pydicom
 from pydicom import Dataset
-from pydicom.errors import InvalidDicomError
 
 from triage.errors import ConfigurationError, NotScoredError
 from triage.manifest import Preprocessing
+from workers.images.dicom_file import read_dicom
 from workers.images.prepare import prepare
 from workers.images.sources import Source
-from workers.lab.folders import NIFTI, PICTURES
+from workers.lab.folders import NIFTI, PICTURES, hashed
 from workers.lab.gridding import read_nifti, read_picture
 from workers.lab.image_set import Pixels
 from workers.lab.images import load
@@ -114,8 +112,8 @@ def dicom_cases(folder: Path, paths: Sequence[Path], grid: Preprocessing, modali
 
 def _header(path: Path) -> Dataset | None:
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER))
-    except (InvalidDicomError, OSError, EOFError, ValueError, AttributeError):
+        return read_dicom(path, only=HEADER)
+    except NotScoredError:
         return None
 
 
@@ -141,7 +139,7 @@ def _study_case(folder: Path, files: Sequence[tuple[Path, Dataset]], grid: Prepr
         return prepare(sources, {modality: grid}).model_input.pixels
 
     paths = tuple(path for path, _ in files)
-    return Case(places[0], frozenset(names - {""}), _hashed(patient), _facts(first), paths, read)
+    return Case(places[0], frozenset(names - {""}), hashed(patient), _facts(first), paths, read)
 
 
 def _facts(ds: Dataset) -> dict[str, str]:
@@ -172,7 +170,3 @@ def _age(ds: Dataset) -> str:
     if re.fullmatch(r"\d{8}", born) and re.fullmatch(r"\d{8}", seen):
         return str(int(seen[:4]) - int(born[:4]) - (seen[4:] < born[4:]))
     return ""
-
-
-def _hashed(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -29,7 +29,7 @@ def page(bundle: Bundle, metrics: Mapping[str, Any], pictures: Mapping[str, byte
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["interval"] = _interval
+    environment.filters["interval"] = interval
     environment.filters["share"] = _share
     inlined = {name: f"data:image/png;base64,{base64.b64encode(data).decode()}" for name, data in pictures.items()}
     estimators = [name for name in TITLES if name in metrics]
@@ -38,9 +38,12 @@ def page(bundle: Bundle, metrics: Mapping[str, Any], pictures: Mapping[str, byte
     )
 
 
-def _interval(entry: Mapping[str, Any]) -> str:
+def interval(entry: Mapping[str, Any]) -> str:
+    """Return an AUC with its 95 % interval."""
     if entry["auc"] is None:
         return "–"
+    if entry["ci95"] is None:
+        return f"{entry['auc']:.3f} [one patient: no interval]"
     low, high = entry["ci95"]
     return f"{entry['auc']:.3f} [{low:.3f}, {high:.3f}]"
 

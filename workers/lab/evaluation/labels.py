@@ -112,8 +112,10 @@ def match(rows: Sequence[Row], cases: Sequence[Case], folder: Path) -> Matched:
     found: dict[int, list[Row]] = {}
     lost: list[str] = []
     for row, base in zip(rows, base_names, strict=True):
-        names = [*_spellings(row.file, folder), *([base, _stem(base)] if base_names.count(base) == 1 else [])]
-        hits = next((index[name] for name in names if name in index), frozenset())
+        hits = next((index[name] for name in _spellings(row.file, folder) if name in index), frozenset[int]())
+        if not hits and base_names.count(base) == 1:
+            hits = next((index[name] for name in (base, _stem(base)) if name in index), frozenset[int]())
+            hits = frozenset(number for number in hits if _may_lie_there(row.file, cases[number]))
         if len(hits) == 1:
             found.setdefault(next(iter(hits)), []).append(row)
         else:
@@ -127,6 +129,14 @@ def match(rows: Sequence[Row], cases: Sequence[Case], folder: Path) -> Matched:
     images = [_labelled(cases[number], found[number]) for number in sorted(found)]
     others = [case.key for number, case in enumerate(cases) if number not in found]
     return Matched(images, lost, others, any("patient" in row.facts for row in rows))
+
+
+def _may_lie_there(file: str, case: Case) -> bool:
+    """Return whether a row's folder allows a case of the same base name: normal/7.png is not abnormal/7.png."""
+    *folders, base = PurePosixPath(file.replace("\\", "/")).parts
+    parents = {PurePosixPath(name).parent.name for name in (case.key, *case.names)
+               if _stem(PurePosixPath(name).name) == _stem(base)}  # fmt: skip
+    return not folders or not parents or not parents.isdisjoint({"", folders[-1]})
 
 
 def _labelled(case: Case, rows: Sequence[Row]) -> Labelled:

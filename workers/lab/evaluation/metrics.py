@@ -59,7 +59,11 @@ def label_metrics(scores: Scores, scored: Scored, label: str, settings: Bootstra
     values, truth = scores[keep], abnormal[keep]
     patients = [image.patient for image, kept in zip(scored.images, keep, strict=True) if kept]
     area, interval = auc_interval(values, truth, patients, settings)
-    entry |= {"auc": area, "ci95": list(interval), "auc_if_not_scored_were_wrong": _worst(values, truth, entry)}
+    entry |= {
+        "auc": area,
+        "ci95": interval and list(interval),
+        "auc_if_not_scored_were_wrong": _worst(values, truth, entry),
+    }
     entry["youden"] = youden(values, truth)
     entry["fixed_sensitivity"] = [fixed_sensitivity(values, truth, wanted) for wanted in SENSITIVITIES]
     entry["fixed_flag_rate"] = [fixed_flag_rate(values, truth, rate) for rate in FLAG_RATES]
@@ -180,7 +184,7 @@ def _subgroup(
     if truth.any() and not truth.all():
         patients = [image.patient for image, inside in zip(images, here, strict=True) if inside]
         area, interval = auc_interval(values, truth, patients, settings)
-        entry |= {"auc": area, "ci95": list(interval)}
+        entry |= {"auc": area, "ci95": interval and list(interval)}
     return entry
 
 
@@ -223,10 +227,22 @@ def level_metrics(scored: Scored, settings: Bootstrap) -> list[dict[str, Any]]:
             values = parts[:, level]
             area, interval = auc_interval(values, abnormal, patients, settings)
             spread = float(values[normal].std())
-            row[name] = {"auc": area, "ci95": list(interval), "normal_mean": float(values[normal].mean()),
+            row[name] = {"auc": area, "ci95": interval and list(interval), "normal_mean": float(values[normal].mean()),
                          "normal_sd": spread}  # fmt: skip
         rows.append(row)
     return rows
+
+
+def bound_metrics(scored: Scored, log_prior: tuple[float, float] | None) -> dict[str, Any] | None:
+    """Return how often the plain ratio breaks its bound, None where the share of normals isn't known.
+
+    Exact densities obey log p(x) - log p(x|normal) >= ln(share of normals in the mixture); flows don't (flows.md,
+    section 1), and as many do not, as many ratios are no log posteriors.
+    """
+    if log_prior is None:
+        return None
+    below = scored.estimates["plain_ratio"] < log_prior[0]
+    return {"bound_nats": log_prior[0], "below": int(below.sum()), "images": len(below)}
 
 
 def percentile_metrics(scored: Scored, labels: Sequence[str]) -> dict[str, Any]:

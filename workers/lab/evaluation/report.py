@@ -5,6 +5,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,17 +13,24 @@ from typing import Any
 
 from triage import __version__
 from triage.bundles import Bundle
-from triage.errors import ConfigurationError
-from workers.lab.evaluation import figures, gallery
+from triage.errors import BundleError, ConfigurationError
+from workers.lab.evaluation import fictional, figures, gallery
 from workers.lab.evaluation.bootstrap import DRAWS, Bootstrap
 from workers.lab.evaluation.html import page
 from workers.lab.evaluation.labels import Matched
-from workers.lab.evaluation.metrics import estimator_metrics, labels_of, level_metrics, percentile_metrics
+from workers.lab.evaluation.metrics import (
+    bound_metrics,
+    estimator_metrics,
+    labels_of,
+    level_metrics,
+    percentile_metrics,
+)
 from workers.lab.evaluation.scores import Scored, score_images
 
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "SimpleITK", "pydicom", "matplotlib")
 WITH_GALLERIES = ("combined", "plain_ratio", "log_prob_normal")
 RANKS = "combined"
+FICTIONAL = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +84,8 @@ def evaluate(evaluation: Evaluation, advance: Callable[[], None] = lambda: None)
     scored = score_images(evaluation.bundle, images, evaluation.device, advance)
     metrics = measure(evaluation, scored, labels)
     pictures = draw(scored, metrics, labels)
+    with suppress(BundleError):  # a flow that cannot draw may still rank
+        pictures["fictional.png"] = fictional.drawn(evaluation.bundle, FICTIONAL, device=evaluation.device)
     evaluation.report.mkdir(parents=True, exist_ok=True)
     for name, data in pictures.items():
         (evaluation.report / name).write_bytes(data)
@@ -130,6 +140,7 @@ def measure(evaluation: Evaluation, scored: Scored, labels: list[str]) -> dict[s
         "labels": estimators[RANKS]["labels"],
         **estimators,
         "levels": level_metrics(scored, settings),
+        "ratio_bound": bound_metrics(scored, bundle.calibration.log_prior),
         "percentile": percentile_metrics(scored, labels),
         "software": {"triage-node": __version__, "python": platform.python_version()}
         | {library: version(library) for library in LIBRARIES},

@@ -1,6 +1,6 @@
 """Fictional images, drawn from a bundle's flows (paper, figure 15)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -53,8 +53,30 @@ def draw_all(
         if len(shown) < SHOWN:
             shown.append(picture)
         advance()
-    captions = [f"fictional {number + 1}" for number in range(len(shown))]
-    (folder / "gallery.png").write_bytes(sheet(shown, captions))
+    (folder / "gallery.png").write_bytes(_gallery(shown))
+
+
+def drawn(bundle: Bundle, count: int, *, device: str = "auto") -> bytes:
+    """Return a gallery of ``count`` fictional normal images, PNG: what the bundle's normal flow takes for likely.
+
+    Raises
+    ------
+    BundleError
+        If the weights don't fit the bundle, or an image isn't finite.
+    """
+    flow = load_flows(bundle, choose_device(device))[0]
+    greys = (draw(flow, seed=0, number=number, temperature=1.0) for number in range(count))
+    return _gallery([_wide(grey, bundle) for grey in greys])
+
+
+def _gallery(shown: Sequence[Pixels]) -> bytes:
+    return sheet(shown, [f"fictional {number + 1}" for number in range(len(shown))])
+
+
+def _wide(grey: Pixels, bundle: Bundle) -> Pixels:
+    """Return the flow's grey values on a scale of 0 to 255."""
+    wide: Pixels = np.rint(grey.astype(np.float64) * 255 / (bundle.architecture.grey_levels - 1)).astype(np.uint8)
+    return wide
 
 
 def draw(flow: Glow, *, seed: int, number: int, temperature: float) -> Pixels:
@@ -75,8 +97,7 @@ def draw(flow: Glow, *, seed: int, number: int, temperature: float) -> Pixels:
 
 def _write(bundle: Bundle, grey: Pixels, path: Path) -> Pixels:
     """Write an image; return it as it is shown, on a scale of 0 to 255."""
-    levels = bundle.architecture.grey_levels
-    wide = np.rint(grey.astype(np.float64) * 255 / (levels - 1)).astype(np.uint8)
+    wide = _wide(grey, bundle)
     if wide.ndim == 3:
         _write_volume(bundle, grey, path.with_suffix(".nii.gz"))
     picture = Image.fromarray(flat(wide))

@@ -1,0 +1,52 @@
+"""DICOM files with wrong lengths and representations: what can't be decoded counts as absent, nothing else is lost."""
+
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from tests.support.peers import shared
+from triage.errors import NotScoredError
+from workers.images.dicom_file import read_dicom
+from workers.images.sources import Source
+
+
+@pytest.fixture
+def chest() -> Path:
+    return sorted(shared("data", "dicom_cxr").glob("*.dcm"))[0]
+
+
+def damaged(chest: Path, to: Path, tag: int, vr: bytes, wrong: bytes) -> Path:
+    """Write a copy in which the element's representation, or its value, is wrong."""
+    ds = pydicom.dcmread(chest)
+    data = bytearray(chest.read_bytes())
+    head = tag.to_bytes(4, "big")
+    needle = bytes([head[1], head[0], head[3], head[2]]) + vr
+    place = data.index(needle)
+    data[place + 4 : place + 6] = wrong
+    to.write_bytes(bytes(data))
+    assert ds.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+    return to
+
+
+def test_an_element_of_an_impossible_length_counts_as_absent(chest: Path, tmp_path: Path) -> None:
+    # As FD a value takes 8 bytes; what is there is shorter.
+    path = damaged(chest, tmp_path / "one.dcm", 0x00280010, b"US", b"FD")
+    with pytest.raises(pydicom.errors.BytesLengthException):
+        _ = pydicom.dcmread(path).Rows
+    ds = read_dicom(path)
+    assert "Rows" not in ds
+    assert ds.Columns == pydicom.dcmread(chest).Columns
+
+
+def test_the_whole_is_refused_by_what_is_missing_not_by_an_exception(chest: Path, tmp_path: Path) -> None:
+    path = damaged(chest, tmp_path / "one.dcm", 0x00280010, b"US", b"FD")
+    header = Source("1.2", path).header()
+    assert header.get("Rows") is None
+
+
+def test_no_dicom_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "no.dcm"
+    path.write_bytes(b"nothing" * 100)
+    with pytest.raises(NotScoredError, match="cannot be read"):
+        read_dicom(path)
