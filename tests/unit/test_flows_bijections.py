@@ -5,17 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from workers.flows.bijections import (
-    ActNorm,
-    AffineCoupling,
-    EdgeConvolution,
-    Level,
-    LUConvolution,
-    Options,
-    PlainConvolution,
-    Squeeze,
-    Step,
-)
+from workers.flows.bijections import ActNorm, AffineCoupling, EdgeConvolution, LUConvolution, PlainConvolution, Squeeze
+from workers.flows.levels import Level, Options, Step
 
 KINDS = [
     "actnorm", "convolution", "plain convolution", "coupling", "openai coupling", "squeeze", "step", "openai step",

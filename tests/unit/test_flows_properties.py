@@ -129,7 +129,7 @@ def test_a_3d_flow_that_is_blind_across_slices_is_the_2d_flow_slice_by_slice(opt
     """
     dim3 = Architecture(size=(2, 8, 8), grey_levels=16, depth=2, widths=(5,), **options)
     deep = perturbed(Glow(dim3, seed=4), seed=4).double().levels[0]
-    from workers.flows.bijections import Options, Step
+    from workers.flows.levels import Options, Step
 
     kinds = Options(dim3.scale, dim3.convolution, dim3.edge)
     flat = [Step(2, 8, 5, torch.Generator().manual_seed(0), options=kinds).double() for _ in deep.steps]

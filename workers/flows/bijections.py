@@ -8,18 +8,16 @@ References
 ----------
 Kingma & Dhariwal 2018, arXiv:1807.03039, and its code (github.com/openai/glow), from which the edge channel, the
 interleaved shift and scale and the log-scale factor 3 are taken; the paper's own scale is in its section 3.2, its forms
-in three dimensions in appendix B. Where the paper and the released code differ, `Options` chooses.
+in three dimensions in appendix B. Where the paper and the released code differ, `workers.flows.levels.Options` chooses.
 """
 
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from triage.manifest import Convolution, Scale
 
@@ -27,17 +25,6 @@ LOG_SCALE_FACTOR = 3.0
 # A channel that is nearly constant over the images of the initialisation must not be blown up to unit variance.
 MIN_INITIAL_SPREAD = 1e-2
 
-
-@dataclass(frozen=True)
-class Options:
-    """Where the paper and the released code differ; see `triage.manifest.Architecture`."""
-
-    scale: Scale = "paper"
-    convolution: Convolution = "lu"
-    edge: bool = True
-
-
-PAPER = Options()
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {2: functional.conv2d, 3: functional.conv3d}
 
@@ -351,88 +338,3 @@ class Squeeze(nn.Module):
         blocks = z.reshape(n, c // 2**d, *(2,) * d, *size)  # (N, C, 2, 2, H/2, W/2)
         order = [0, 1, *(axis for k in range(d) for axis in (2 + d + k, 2 + k))]
         return blocks.permute(order).reshape(n, c // 2**d, *(2 * s for s in size))
-
-
-class Step(nn.Module):
-    """One step of flow: actnorm, invertible convolution, affine coupling."""
-
-    def __init__(
-        self,
-        dim: int,
-        channels: int,
-        width: int,
-        generator: torch.Generator,
-        *,
-        options: Options = PAPER,
-    ) -> None:
-        super().__init__()
-        self.actnorm = ActNorm(channels)
-        self.convolution = CONVOLUTIONS[options.convolution](channels, generator)
-        self.coupling = AffineCoupling(dim, channels, width, generator, scale=options.scale, edge=options.edge)
-
-    @torch.no_grad()
-    def initialise(self, batches: Sequence[Tensor]) -> list[Tensor]:
-        """Set the actnorms by what reaches them of ``batches``; return what they become."""
-        self.actnorm.initialise(batches)
-        mixed = [self.convolution(self.actnorm(x)[0])[0] for x in batches]
-        self.coupling.net.initialise([x[:, : x.shape[1] // 2] for x in mixed])
-        return [self.coupling(x)[0] for x in mixed]
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (z, ladj)."""
-        x, ladj1 = self.actnorm(x)
-        x, ladj2 = self.convolution(x)
-        z, ladj3 = self.coupling(x)
-        return z, ladj1 + ladj2 + ladj3
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """Return x."""
-        x: Tensor = self.actnorm.inverse(self.convolution.inverse(self.coupling.inverse(z)))
-        return x
-
-
-class Level(nn.Module):
-    """One level of the multi-scale flow: squeeze, then steps.
-
-    With ``checkpointing`` a step's activations are computed again in the backward pass instead of kept: at full size
-    one step's hidden maps take a gigabyte.
-    """
-
-    checkpointing: bool = False
-
-    def __init__(
-        self,
-        dim: int,
-        channels: int,
-        width: int,
-        depth: int,
-        generator: torch.Generator,
-        *,
-        options: Options = PAPER,
-    ) -> None:
-        super().__init__()
-        self.squeeze = Squeeze()
-        self.steps = nn.ModuleList(Step(dim, channels, width, generator, options=options) for _ in range(depth))
-
-    @torch.no_grad()
-    def initialise(self, batches: Sequence[Tensor]) -> list[Tensor]:
-        """Set the steps' actnorms by what reaches them of ``batches``; return what they become."""
-        found = [self.squeeze(x)[0] for x in batches]
-        for step in self.steps:
-            found = step.initialise(found)  # type: ignore[operator]
-        return found
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (z, ladj)."""
-        z, ladj = self.squeeze(x)
-        again = self.checkpointing and torch.is_grad_enabled()
-        for step in self.steps:
-            z, part = checkpoint(step, z, use_reentrant=False) if again else step(z)
-            ladj = ladj + part
-        return z, ladj
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """Return x."""
-        for step in reversed([step for step in self.steps if isinstance(step, Step)]):
-            z = step.inverse(z)
-        return self.squeeze.inverse(z)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.flows.bijections import Level, Step
 from workers.flows.glow import Glow, dequantise
+from workers.flows.levels import Level, Step
 from workers.flows.posterior import Posterior
 
 Maps = npt.NDArray[np.float64]

@@ -18,13 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.flows.bijections import (
-    LOG_SCALE_FACTOR,
-    ActNorm,
-    EdgeConvolution,
-    Level,
-    Step,
-)
+from workers.flows.bijections import LOG_SCALE_FACTOR, ActNorm, EdgeConvolution
+from workers.flows.levels import Level, Step
 
 Border = tuple[tuple[bool, bool], ...]
 """For each axis: is there no neighbour below, is there none above."""

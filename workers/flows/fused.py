@@ -20,9 +20,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from workers.flows.bijections import Level, SplitPrior
+from workers.flows.bijections import SplitPrior
 from workers.flows.fold import FoldedLevel, fold_level
 from workers.flows.glow import Glow, grey_cell
+from workers.flows.levels import Level
 from workers.flows.strips import chunk_sites, run_steps
 from workers.flows.threads import Workers, one_thread_each
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from triage.manifest import Architecture
-from workers.flows.bijections import Level, Options, SplitPrior, total
+from workers.flows.bijections import SplitPrior, total
+from workers.flows.levels import Level, Options
 
 HIDDEN_VALUES = 2**26
 """Of a batch inside a step: 256 MiB, and some four times so much with what is made of them."""
