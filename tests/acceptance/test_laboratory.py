@@ -78,8 +78,14 @@ def test_evaluate_writes_numbers_figures_and_one_page(tmp_path: Path, test_set: 
     for path in report.glob("*.png"):
         assert Image.open(path).size[0] > 300, path.name
 
+    bound = metrics["ratio_bound"]
+    ratios = [float(row["plain_ratio"]) for row in scored]
+    assert bound["below"] == sum(ratio < bound["bound_nats"] for ratio in ratios)
+    assert (report / "fictional.png").is_file()
+
     page = (report / "report.html").read_text()
     assert "Research use only" in page
+    assert f"{bound['below']} of\n{len(scored)} images are below" in page
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert page.count("data:image/png;base64,") == len(list(report.glob("*.png")))
 

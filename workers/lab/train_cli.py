@@ -53,6 +53,10 @@ def train(  # noqa: PLR0917 - Typer's options
 ) -> None:
     """Train a bundle: a flow of normal images, a flow of all images, and their calibration.
 
+    Sets are folders, searched through, or FILE.npz?KEY=VALUE. A DICOM study's patient is its Patient ID; of other
+    files a sub-folder is one patient, and a file in no sub-folder is its own. The same image in two sets is the same
+    patient's.
+
     Before training, the acquisition probe tells how well header fields, borders and noise alone tell the two sets
     apart: above 0.6 the flows would learn the machine. Learning curves and warnings go to BUNDLE.record.
 
