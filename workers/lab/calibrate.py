@@ -109,7 +109,7 @@ def calibrate(
         reference=(0.0, 0.0),
         log_prior=log_prior,
         template=tuple(template.round(3).tolist()),
-        ranges=_ranges(rows, preset.margin, log_prior),
+        ranges=admissible(rows, preset.margin_of, log_prior),
     )
     by_estimator = _estimates(draft, measure, levels, values)
     reference = np.sort(by_estimator.pop(COMBINED))
@@ -187,16 +187,29 @@ def _estimates(
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def _ranges(
-    rows: Sequence[Mapping[str, float]], margin: float, log_prior: tuple[float, float] | None
+def admissible(
+    rows: Sequence[Mapping[str, float]],
+    margin_of: Callable[[str], float],
+    log_prior: tuple[float, float] | None,
 ) -> dict[str, tuple[float, float]]:
+    """Return the range of every quantity in which an image is not unlike those of ``rows``.
+
+    Parameters
+    ----------
+    rows : sequence of mapping of str to float
+        The quantities of the reference's images.
+    margin_of : callable
+        How far a quantity's range reaches beyond the extremes, in units of their distance.
+    log_prior : (float, float) or None
+        A ratio that exact densities could have is never unlike.
+    """
     ranges: dict[str, tuple[float, float]] = {}
     for quantity in rows[0]:
         values = [row[quantity] for row in rows]
         low, high = min(values), max(values)
-        ranges[quantity] = (low - margin * (high - low), high + margin * (high - low))
+        reach = margin_of(quantity) * (high - low)
+        ranges[quantity] = (low - reach, high + reach)
     if log_prior is not None:
-        # Never refuse a ratio that exact densities could have.
         low, high = ranges["ratio"]
         ranges["ratio"] = (min(low, log_prior[0]), high)
     return ranges

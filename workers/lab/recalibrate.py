@@ -16,7 +16,7 @@ from workers.flows.estimators import BundleEstimators
 from workers.flows.fused import latent_quantities
 from workers.flows.posterior import coarse, quantities
 from workers.flows.transform import to_flow_grid
-from workers.lab.calibrate import FLAG_RATES, point_at
+from workers.lab.calibrate import FLAG_RATES, admissible, point_at
 from workers.lab.evaluation.bootstrap import Scores
 from workers.lab.evaluation.cases import Case, find_cases
 from workers.lab.evaluation.labels import match, read_labels
@@ -241,17 +241,14 @@ def _plausible(site: Site, measured: _Measured) -> tuple[list[bool], int]:
 
 
 def _ranges(rows: Sequence[Mapping[str, float]], old: Calibration) -> dict[str, tuple[float, float]]:
-    ranges: dict[str, tuple[float, float]] = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        low, high = min(values), max(values)
-        # What the bundle accepted stays acceptable: a few dozen images, most of them normal, would else have the most
-        # abnormal ones refused.
-        before = old.ranges.get(name, (low, high))
-        ranges[name] = (min(low - MARGIN * (high - low), before[0]), max(high + MARGIN * (high - low), before[1]))
-    if old.log_prior is not None:  # never refuse a ratio that exact densities could have
-        ranges["ratio"] = (min(ranges["ratio"][0], old.log_prior[0]), ranges["ratio"][1])
-    return ranges
+    """Return what is admissible by the site's images or was before.
+
+    A few dozen images, most of them normal, would else have the most abnormal ones refused.
+    """
+    found = admissible(rows, lambda quantity: MARGIN, old.log_prior)
+    for name, (low, high) in old.ranges.items():
+        found[name] = (min(low, found[name][0]), max(high, found[name][1]))
+    return found
 
 
 def _sorted(values: Scores) -> tuple[float, ...]:
