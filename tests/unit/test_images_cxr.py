@@ -54,6 +54,21 @@ def test_dx_for_presentation_is_preferred_to_cr_and_pa_to_ap(store: Store, chest
     assert score_input(store([cr, ap])).sources == [ap.SOPInstanceUID]
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"ViewPosition": "", "SeriesDescription": "PA/LAT"},
+        {"ViewPosition": "", "SeriesDescription": "CHEST PA AND LATERAL"},
+        {"ViewPosition": "FRONTAL"},
+    ],
+)
+def test_a_name_that_may_mean_a_frontal_view_is_left_to_the_image(
+    store: Store, chest: Dataset, header: dict[str, str]
+) -> None:
+    other = copy(chest, **header)
+    assert score_input(store([other])).sources == [other.SOPInstanceUID]
+
+
 def test_the_order_of_the_files_changes_nothing(store: Store, chest: Dataset) -> None:
     sources = store([chest, copy(chest), copy(chest, ViewPosition="AP")])
     assert score_input(sources).sources == score_input(sources[::-1]).sources

@@ -225,13 +225,14 @@ def _view(ds: Dataset) -> str:
         (_OBLIQUE, "oblique view only"),
         (_LATERAL, "lateral view only"),
     ):
-        if pattern.search(named) or pattern.search(described):
+        # A series called "PA/LAT" holds both: which of them an image is, the image itself has to say.
+        if pattern.search(named) or (pattern.search(described) and not _FRONTAL.search(described)):
             raise NotScoredError(reason)
     orientation = [str(v)[:1] for v in np.atleast_1d(ds.get("PatientOrientation") or [])]
     if orientation and orientation[0] in ("A", "P"):
         raise NotScoredError("lateral view only")
     found = _FRONTAL.search(named)
-    if position and not found:
+    if position and not found and "FRONTAL" not in position:
         raise NotScoredError("neither a PA nor an AP view")
     if not found:
         return ""
