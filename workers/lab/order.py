@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import typer
 
@@ -70,10 +71,9 @@ class Order:
 
     def _train(self, recipe: Preset, group: Group, place: torch.device) -> None:
         sets = _rsna_sets(self.rsna, recipe, group) if self.rsna else _sets(self.normal, self.mixture, recipe)
-        extra = {name: _images(of, recipe) for name, of in (("own", self.calibration), ("out", self.exclude))}
-        normal, mixture, *others = linked([sets.normal, sets.mixture, *(images for images in extra.values() if images)])
-        named = dict(zip((name for name, images in extra.items() if images), others, strict=True))
-        excluded = frozenset(named["out"].patients if "out" in named else ())
+        others = (_images(of, recipe) or _nothing(recipe) for of in (self.calibration, self.exclude))
+        normal, mixture, own, kept_out = linked([sets.normal, sets.mixture, *others])
+        excluded = frozenset(kept_out.patients)
         if group.leads and excluded:
             counts = [sum(patient in excluded for patient in images.patients) for images in (normal, mixture)]
             typer.echo(f"kept out: {counts[0]} normal and {counts[1]} mixture images of excluded patients", err=True)
@@ -82,7 +82,7 @@ class Order:
             preset=recipe,
             normal=normal,
             mixture=mixture,
-            calibration=named.get("own"),
+            calibration=own if len(own) else None,
             excluded=excluded,
             out=self.out.resolve(),
             seed=self.seed,
@@ -116,6 +116,10 @@ class _Sets:
 
 def _images(sources: Sequence[str], recipe: Preset) -> ImageSet | None:
     return load(sources, recipe.preprocessing, recipe.modality) if sources else None
+
+
+def _nothing(recipe: Preset) -> ImageSet:
+    return ImageSet(np.empty((0, *recipe.preprocessing.size), np.uint8), (), ())
 
 
 def _sets(normal: Sequence[str], mixture: Sequence[str], recipe: Preset) -> _Sets:
