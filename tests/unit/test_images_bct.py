@@ -177,6 +177,16 @@ def test_refused_by_the_header(store: Store, head: Slices, name: str) -> None:
     assert reason_of(store(with_(head, **attributes))) == reason
 
 
+@pytest.mark.parametrize("agent", ["NONE", "ohne KM", "Non contrast", "W/O CONTRAST"])
+def test_no_agent_by_many_names_is_no_contrast(store: Store, head: Slices, agent: str) -> None:
+    assert score_input(store(with_(head, ContrastBolusAgent=agent))).modality == "BCT"
+
+
+@pytest.mark.parametrize("agent", ["NON-IONIC IODINE", "WITHOUT AND WITH IOMERON", "NORMOSCAN"])
+def test_an_agent_whose_name_begins_like_none_is_one(store: Store, head: Slices, agent: str) -> None:
+    assert reason_of(store(with_(head, ContrastBolusAgent=agent))) == "contrast series only"
+
+
 def test_the_plain_soft_series_is_chosen_among_others(store: Store, head: Slices) -> None:
     others = (
         second_series(head, ConvolutionKernel="H60s")

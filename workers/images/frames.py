@@ -1,6 +1,7 @@
 """Every CT slice as one record, whether it came as a single-frame instance or as a frame of an enhanced one."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,13 @@ from pydicom import Dataset
 
 from triage.errors import NotScoredError
 from workers.images.sources import Source
+
+#: What is written for "no agent"; "without and with" is one, and so is a non-ionic agent.
+_NO_CONTRAST = re.compile(
+    r"NONE|NO|N|0|WITHOUT|PLAIN|NATIVE?|UNENHANCED|NON[- ]?(CONTRAST|ENHANCED)"
+    r"|(NO|WITHOUT|W/O|OHNE|SANS|SENZA|SIN)\b(?!.*\b(WITH|MIT|AVEC|CON)\b).*",
+    re.IGNORECASE,
+)
 
 Vector = npt.NDArray[np.float64]
 
@@ -189,7 +197,7 @@ def _orthonormal(orientation: Vector) -> tuple[Vector, Vector]:
 
 def _contrast(ds: Dataset, attributes: _Attributes) -> bool:
     agent = attributes.text("ContrastBolusAgent")
-    if agent and agent not in ("NONE", "NO", "N", "NO CONTRAST", "WITHOUT", "0"):
+    if agent and not _NO_CONTRAST.fullmatch(agent):
         return True
     administered = attributes.text("ContrastBolusAgentAdministered")
     if administered:

@@ -116,7 +116,8 @@ def _percentile(calibration: Calibration, views: int) -> str:
     statistic = f"the estimators, standardised and weighed: {terms}; flows is {flows}" if terms else flows
     normals = (
         f"P-values are against {len(calibration.normal_reference)} held-out images reported normal, which had no part "
-        "in weighing the estimators.\n"
+        "in weighing the estimators. They hold where images come as these came: on normal images of another site they "
+        "were too small in a test, and models calibrate --normal gives a site its own.\n"
         if calibration.normal_reference
         else ""
     )
