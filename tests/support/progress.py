@@ -1,14 +1,16 @@
 """How far a long measurement is, on standard error."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import track
+from workers.lab.progress import counting
 
 T = TypeVar("T")
 
 
-def tracked(things: Collection[T], what: str) -> Iterable[T]:
-    """Return ``things`` one after another, with a bar that says how many there were and how long the rest may take."""
-    return track(things, what, console=Console(stderr=True))
+def tracked(things: Collection[T], what: str) -> Iterator[T]:
+    """Yield ``things`` one after another; shows how many there were and how long the rest may take."""
+    with counting(what, len(things)) as advance:
+        for thing in things:
+            yield thing
+            advance()

@@ -88,9 +88,12 @@ class Level(nn.Module):
     def initialise(self, batches: Sequence[Tensor]) -> list[Tensor]:
         """Set the steps' actnorms by what reaches them of ``batches``; return what they become."""
         found = [self.squeeze(x)[0] for x in batches]
-        for step in self.steps:
-            found = step.initialise(found)  # type: ignore[operator]
+        for step in self._steps():
+            found = step.initialise(found)
         return found
+
+    def _steps(self) -> list[Step]:
+        return [step for step in self.steps if isinstance(step, Step)]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (z, ladj)."""
@@ -103,6 +106,6 @@ class Level(nn.Module):
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return x."""
-        for step in reversed([step for step in self.steps if isinstance(step, Step)]):
+        for step in reversed(self._steps()):
             z = step.inverse(z)
         return self.squeeze.inverse(z)

@@ -22,8 +22,9 @@ from workers.lab.evaluation.cases import Case, find_cases
 from workers.lab.evaluation.labels import match, read_labels
 from workers.lab.image_set import Pixels
 from workers.lab.probabilities import Method, least_labels, with_labels
+from workers.lab.rigour import LEAST_REFERENCES
 
-LEAST, ENOUGH = 30, 200
+ENOUGH = 200
 MARGIN = 0.4
 FAR = 8.0
 BATCH = 16
@@ -140,9 +141,9 @@ def recalibrate(
     reference = np.array([key in site.reference and ok for key, ok in zip(measured.keys, kept, strict=True)])
     normal = np.array([key in site.normal and ok for key, ok in zip(measured.keys, kept, strict=True)])
     count = int(reference.sum())
-    if count < LEAST:
+    if count < LEAST_REFERENCES:
         raise ConfigurationError(
-            f"{count} of {len(site.reference)} reference images can be scored: at least {LEAST} are needed",
+            f"{count} of {len(site.reference)} reference images can be scored: at least {LEAST_REFERENCES} are needed",
             remedy=f"give {ENOUGH} or more unlabelled images of this site",
         )
     template = measured.coarse[reference].mean(axis=0)
