@@ -32,10 +32,13 @@ KINDS = {
         [header(DX)],
         result(
             score=score(
+                flows=-3.5,
                 set_classifier=-1.5,
                 local_classifier=2.5,
                 combined=0.75,
-                percentiles={"set_classifier": 12.5, "local_classifier": 99.0, "combined": 97.25},
+                percentiles={"flows": 5.0, "set_classifier": 12.5, "local_classifier": 99.0, "combined": 97.25},
+                p_value=0.03125,
+                calibrated=0.125,
             )
         ),
     ),

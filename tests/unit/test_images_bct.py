@@ -89,6 +89,13 @@ def test_missing_doubled_and_irregular_slices_are_refused(store: Store, head: Sl
     assert "slices" in reason_of(store(ordered))
 
 
+def test_brain_between_slices_that_none_shows_is_told(store: Store, head: Slices) -> None:
+    """Every second slice is missing, evenly: a scan may have been made so, or half of it isn't there yet."""
+    whole, half = score_input(store(by_position(head))), score_input(store(by_position(head)[::2]))
+    assert "5.0 mm between slices not seen" in half.notes
+    assert not any("not seen" in note for note in whole.notes)
+
+
 def test_a_repeated_acquisition_is_told_apart(store: Store, head: Slices) -> None:
     repeat = second_series(head, AcquisitionNumber=2)
     with_(repeat, SeriesInstanceUID=head[0].SeriesInstanceUID)

@@ -81,6 +81,19 @@ def test_another_estimator_is_told_with_its_percentile(tmp_path: Path, estimator
     }  # fmt: skip
 
 
+def test_what_calibration_says_is_told(tmp_path: Path) -> None:
+    full = score(flows=12.5, percentiles={"flows": 91.0, "combined": 97.25}, p_value=0.03125, calibrated=0.625)
+    _, group = read_back(build_report([header()], result(score=full)), tmp_path)
+    found = {m.name.value: m for m in group.get_measurements()}
+    assert (found["PVALNORM"].value, found["PVALNORM"].unit.value) == (0.03125, "1")
+    assert (found["111012"].value, found["111012"].unit.value) == (62.5, "%")
+    assert found["FLOWSTAT"].value == 12.5
+    ranks = [i for i in found["FLOWSTAT"][0].ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "121415"]
+    assert ranks[0].MeasuredValueSequence[0].FloatingPointValue == 91.0
+    for changed in ({"p_value": 0.0625}, {"calibrated": None}, {"percentiles": {"flows": 90.0, "combined": 97.25}}):
+        assert result(score=replace(full, **changed)).statement != result(score=full).statement
+
+
 def test_the_algorithm_is_told_to_the_last_bit(tmp_path: Path) -> None:
     document, _ = read_back(build_report([header()], result()), tmp_path)
     assert set(texts(document, "111001")) == {"cxr-starter"}

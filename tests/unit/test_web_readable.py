@@ -2,7 +2,15 @@
 
 import pytest
 
-from triage.web.readable import readable_date, readable_name, readable_percentile, readable_wait, viewer_link
+from triage.web.readable import (
+    estimates_in_words,
+    readable_date,
+    readable_name,
+    readable_percentile,
+    readable_wait,
+    viewer_link,
+)
+from triage.web.schemas import WorklistItem
 
 
 @pytest.mark.parametrize(
@@ -41,6 +49,14 @@ def test_waits(seconds: float, shown: str) -> None:
 @pytest.mark.parametrize(("value", "shown"), [(None, ""), (99.97, "99.9"), (100.0, "100.0"), (0.0, "0.0")])
 def test_percentiles_are_never_rounded_up(value: float | None, shown: str) -> None:
     assert readable_percentile(value) == shown
+
+
+def test_every_estimate_is_told_in_words() -> None:
+    item = WorklistItem.model_construct(
+        percentiles={"flows": 73.21, "set_classifier": 99.97}, p_value=0.031, calibrated=None
+    )
+    assert estimates_in_words(item) == "flows 73.2 · set classifier 99.9 · p-value of normal 0.031"
+    assert estimates_in_words(WorklistItem.model_construct(percentiles={}, p_value=None, calibrated=None)) == ""
 
 
 @pytest.mark.parametrize(

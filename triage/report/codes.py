@@ -33,6 +33,10 @@ PERCENT = Code("%", "UCUM", "Percent")
 
 LOG_POSTERIOR = Code("LOGPNORM", SCHEME, "Log posterior of normal, nats, up to a constant")
 ABNORMALITY_PERCENTILE = Code("ABNPCT", SCHEME, "Abnormality percentile")
+# DCM 111012: "certainty that a device places upon an impression or finding, as a percentage".
+CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
+P_VALUE = Code("PVALNORM", SCHEME, "Conformal p-value of normal")
+FLOWS_STATISTIC = Code("FLOWSTAT", SCHEME, "Abnormality statistic of the flows, nats")
 SET_CLASSIFIER_LOGIT = Code("SETLOGIT", SCHEME, "Logit of mixture against normal set, by the set classifier")
 LOCAL_CLASSIFIER_VALUE = Code("LOCALCLS", SCHEME, "Likeness to artificial abnormalities, by the local classifier")
 COMBINED_STATISTIC = Code("COMBINED", SCHEME, "Combined abnormality statistic")

@@ -71,7 +71,7 @@ class ReportInput:
             return
         if self.score is None:
             raise ReportError("a report needs a score or the reason why there is none")
-        values = (self.score.log_posterior, self.score.combined, *self.score.classifiers)
+        values = (self.score.log_posterior, self.score.combined, self.score.flows, *self.score.classifiers)
         if not (all(map(math.isfinite, values)) and 0 <= self.score.percentile <= 100):
             raise ReportError("a score that is not finite cannot be reported as a score")
 
@@ -118,5 +118,7 @@ class ReportInput:
             values = [self.score.log_posterior, self.score.percentile]
             if self.score.classifiers:
                 values += [*self.score.classifiers, self.score.combined]
+            values += [value for value in (self.score.p_value, self.score.calibrated) if value is not None]
+            values += self.score.percentiles.values()
             numbers = [float(value).hex() for value in values]
         return "|".join([*numbers, str(self.priority or ""), str(self.suspected_abnormality), self.not_scored])

@@ -14,7 +14,7 @@ from highdicom.sr import RelationshipTypeValues
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from triage.calibration import COMBINED, LOCAL_CLASSIFIER, SET_CLASSIFIER
+from triage.calibration import COMBINED, FLOWS, LOCAL_CLASSIFIER, SET_CLASSIFIER
 from triage.messages import Score
 from triage.report import codes
 from triage.report.evidence import is_image
@@ -144,38 +144,33 @@ def _measurements(result: ReportInput, inputs_hash: str) -> list[sr.Measurement]
             )
         ]
     score = result.score
-    measurements = [
-        sr.Measurement(
-            name=codes.LOG_POSTERIOR, value=score.log_posterior, unit=codes.NO_UNITS, algorithm_id=algorithm
-        ),
-        # The population stands with the abnormality percentile, not with the log posterior: there the same number
-        # would rank the other way round, and a reader who trusts the code would take the worst for the best.
-        sr.Measurement(
-            name=codes.ABNORMALITY_PERCENTILE,
-            value=score.percentile,
-            unit=codes.PERCENT,
-            algorithm_id=algorithm,
-            properties=_population(score, score.percentile),
-        ),
+    # The population stands with the abnormality percentile, not with the log posterior: there the same number
+    # would rank the other way round, and a reader who trusts the code would take the worst for the best.
+    found: list[tuple[Code, float | None, Code, float | None]] = [
+        (codes.LOG_POSTERIOR, score.log_posterior, codes.NO_UNITS, None),
+        (codes.ABNORMALITY_PERCENTILE, score.percentile, codes.PERCENT, score.percentile),
+        (codes.P_VALUE, score.p_value, codes.NO_UNITS, None),
+        (codes.CERTAINTY, None if score.calibrated is None else 100 * score.calibrated, codes.PERCENT, None),
     ]
-    found = [
+    estimators = [
+        # Records of before the flows had a reference of their own have no such statistic, only its default.
+        (codes.FLOWS_STATISTIC, score.flows if FLOWS in score.percentiles else None, FLOWS),
         (codes.SET_CLASSIFIER_LOGIT, score.set_classifier, SET_CLASSIFIER),
         (codes.LOCAL_CLASSIFIER_VALUE, score.local_classifier, LOCAL_CLASSIFIER),
         (codes.COMBINED_STATISTIC, score.combined if score.classifiers else None, COMBINED),
     ]
-    for name, value, estimator in found:
-        if value is not None:
-            percentile = score.percentiles.get(estimator)
-            measurements.append(
-                sr.Measurement(
-                    name=name,
-                    value=value,
-                    unit=codes.NO_UNITS,
-                    algorithm_id=algorithm,
-                    properties=None if percentile is None else _population(score, percentile),
-                )
-            )
-    return measurements
+    found += [(name, value, codes.NO_UNITS, score.percentiles.get(estimator)) for name, value, estimator in estimators]
+    return [
+        sr.Measurement(
+            name=name,
+            value=value,
+            unit=unit,
+            algorithm_id=algorithm,
+            properties=None if percentile is None else _population(score, percentile),
+        )
+        for name, value, unit, percentile in found
+        if value is not None
+    ]
 
 
 def _population(score: Score, percentile: float) -> sr.MeasurementProperties:

@@ -55,6 +55,16 @@ def readable_percentile(value: float | None) -> str:
     return "" if value is None else f"{int(value * 10) / 10:.1f}"
 
 
+def estimates_in_words(item: WorklistItem) -> str:
+    """Return every estimator's percentile, and what calibration makes of the score, as a tooltip."""
+    parts = [f"{name.replace('_', ' ')} {readable_percentile(value)}" for name, value in item.percentiles.items()]
+    if item.p_value is not None:
+        parts.append(f"p-value of normal {item.p_value:.2g}")
+    if item.calibrated is not None:
+        parts.append(f"probability of an abnormality {item.calibrated:.0%}")
+    return " · ".join(parts)
+
+
 def viewer_link(template: str, study_instance_uid: str) -> str:
     """Return the viewer's address of a study; empty unless the template is an http(s) address."""
     if urlsplit(template).scheme not in {"http", "https"}:
@@ -93,6 +103,7 @@ def make_environment() -> Environment:
         "date": readable_date,
         "wait": readable_wait,
         "percentile": readable_percentile,
+        "estimates": estimates_in_words,
         "verdict": verdict,
         "clock": _clock,
     }

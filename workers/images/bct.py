@@ -30,6 +30,8 @@ PREFERRED_KVP = 120.0
 #: Heads are mostly turned a little, and brain is a little darker or brighter; from here on a reader is told.
 TOLD_DEGREES = 5.0
 TOLD_HU = 3.0
+#: Brain that no slice shows, between two of them: told only, for some scans are made so.
+TOLD_UNSEEN_MM = 1.5
 
 #: A peer's text goes no further than it is printable, and a value of VR SH long.
 _UNPRINTABLE = re.compile(r"[^ -~]")
@@ -144,6 +146,8 @@ def _prepared(stack: Stack, grid: Grid) -> Prepared:
     notes = [f"{len(stack.frames)} slices", f"{first.thickness_mm:g} mm"]
     if kernel := _UNPRINTABLE.sub("", first.kernel):
         notes.append(f"kernel {kernel[:KERNEL_LENGTH]}")
+    if stack.unseen_mm > TOLD_UNSEEN_MM:
+        notes.append(f"{stack.unseen_mm:.1f} mm between slices not seen")
     if stack.tilt_degrees > 0.5:
         notes.append(f"gantry tilt of {stack.tilt_degrees:.1f} degrees corrected")
     if abs(head.frame.turned_degrees) >= TOLD_DEGREES:

@@ -47,6 +47,14 @@ class Stack:
         return float(self.places_mm[-1] - self.places_mm[0]) + spacing
 
     @property
+    def unseen_mm(self) -> float:
+        """By how much slices lie further apart than they are thick, median, mm; 0 where they don't say how thick."""
+        thick = np.array([f.thickness_mm for f in self.frames])
+        if thick.min() <= 0:
+            return 0.0
+        return float(np.median(np.diff(self.places_mm) - (thick[1:] + thick[:-1]) / 2))
+
+    @property
     def tilt_degrees(self) -> float:
         """Angle between the normal and the line through the slices' first pixels."""
         line = self.frames[-1].position - self.frames[0].position
