@@ -1,5 +1,6 @@
 """Relevance maps as DICOM objects: what they show, say and refer to; read back from their bytes."""
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from triage.errors import ReportError
 from triage.messages import Relevance
 from triage.pictures import Picture
 from triage.report import build_capture, build_parametric_map, build_report, encode
-from triage.report.drawing import FROM_SD, colours, draw, overlaid
+from triage.report.drawing import FROM_SD, colours, draw, overlaid, stands_out
 from triage.sop_classes import PARAMETRIC_MAP, SECONDARY_CAPTURE
 
 
@@ -55,6 +56,16 @@ def test_the_map_is_drawn_where_it_is_high_and_nowhere_else() -> None:
     assert changed.sum() == 100
     light = colours(np.linspace(0, 1, 20)) @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(light) > 0).all()  # reads the same without colour vision
+
+
+def test_a_map_that_shows_nothing_says_so() -> None:
+    pictures = backdrop(chest()).pictures
+    faint = [replace(picture, deviations=picture.deviations / 7) for picture in pictures]
+    assert stands_out(pictures)
+    assert not stands_out(faint)
+    header_rows = slice(124, 152)  # the words above the pictures
+    shown, silent = (draw(p[:1], title="t", subtitle="s")[header_rows] for p in (pictures, faint))
+    assert not np.array_equal(shown, silent)
 
 
 def test_two_of_one_place_stand_side_by_side_and_the_rest_below() -> None:

@@ -14,6 +14,9 @@ WARNING = "AI TRIAGE - NOT FOR DIAGNOSIS"
 RESEARCH = (
     "Research use only. Neither finding nor measurement. What has no colour is not normal: read the original images."
 )
+OVERLAY = "The same with the relevance map"
+# The score has more estimators than the map has: one that looks at the whole image may have raised it.
+NOWHERE = "Relevance map: no one place stands out; the score is of the whole"
 
 #: The map's colours begin at the first and are full at the second, standard deviations above the mean of normals.
 FROM_SD, TO_SD = 2.0, 8.0
@@ -53,7 +56,7 @@ def draw(pictures: Sequence[Picture], *, title: str, subtitle: str) -> Rgb:
     left, right = _MARGIN, _MARGIN + panel[1] + _GAP
     at = first.caption
     pen.text((left, top), "Image" + (f", {at}" if at else ""), _TEXT, _font(16))
-    pen.text((right, top), "The same with the relevance map", _TEXT, _font(16))
+    pen.text((right, top), OVERLAY if stands_out(pictures) else NOWHERE, _TEXT, _font(16))
     y = top + _CAPTION
     canvas.paste(_scaled(np.repeat(first.grey[..., None], 3, axis=2), panel), (left, y))
     canvas.paste(_scaled(overlaid(first), panel), (right, y))
@@ -63,6 +66,11 @@ def draw(pictures: Sequence[Picture], *, title: str, subtitle: str) -> Rgb:
         _strip(canvas, pen, others, y, width)
     pen.text((_MARGIN, height - _MARGIN - 18), RESEARCH, _QUIET, _font(14))
     return np.asarray(canvas)
+
+
+def stands_out(pictures: Sequence[Picture]) -> bool:
+    """Return whether any place of the maps gets a colour."""
+    return any(bool((picture.deviations > FROM_SD).any()) for picture in pictures)
 
 
 def overlaid(picture: Picture) -> Rgb:

@@ -17,7 +17,7 @@ HU_OFFSET = 14
 TOP = 127
 #: Slices are averaged down to this, or the model's finer pixels, so that the gate still sees the skull.
 MAX_PIXEL_MM = 1.8
-MAX_SLICE_PIXELS = 1024 * 1024
+MAX_SLICE_PIXELS = 2048 * 2048
 MAX_SLICES = 1200
 #: Tissue classes that clipping hides, in HU: air, lung, fat, everything else up to bone, bone.
 CLASS_EDGES_HU = (-500.0, -150.0, -30.0, 130.0)
