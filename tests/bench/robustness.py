@@ -87,6 +87,7 @@ def coarser(side: int) -> Callable[[Picture], Picture]:
 ALTERATIONS: dict[str, Callable[[Picture], Picture]] = {
     **{f"rotation {d:+d} degrees": turned(d) for d in (2, -2, 5, -5)},
     **{f"border {s:.0%}": bordered(s) for s in (0.02, 0.05, 0.1, 0.15)},
+    "grey border 8%": lambda a: np.pad(a, round(0.08 * len(a)), constant_values=0.4),
     "zero padding to 4:3": lambda a: np.pad(a, ((0, 0), (a.shape[1] // 6, a.shape[1] // 6))),
     "marks": marked,
     "marks in a border": lambda a: marked(bordered(0.08)(a)),

@@ -142,6 +142,16 @@ def test_a_border_is_found_whatever_its_grey_its_letters_and_its_noise() -> None
         assert content_box(altered.astype(np.float32)) == (slice(40, 340), slice(40, 340))
 
 
+def test_a_border_of_another_grey_is_cut_at_two_edges_and_a_patient_at_one_is_not() -> None:
+    rng = np.random.default_rng(7)
+    picture = (0.1 + 0.8 * rng.random((200, 180))).astype(np.float32)
+    framed, padded = (np.pad(picture, by, constant_values=0.4) for by in (25, ((0, 0), (30, 12))))
+    assert content_box(framed) == (slice(25, 225), slice(25, 205))
+    assert content_box(padded) == (slice(0, 200), slice(30, 210))
+    one = np.pad(picture, ((0, 40), (0, 0)), constant_values=0.4)
+    assert content_box(one) == (slice(0, 240), slice(0, 180))
+
+
 def test_padding_is_no_image(store: Store, chest: Dataset) -> None:
     """The padding's value lies within the image's range: only the header tells it apart."""
     grey = 400

@@ -1,5 +1,7 @@
 """Finds the part of a radiograph that holds the patient: collimation, frames and padding are cut off."""
 
+from typing import Literal
+
 import numpy as np
 from scipy import ndimage
 
@@ -15,6 +17,8 @@ NOISE_DEVIATIONS = 3.5
 MAX_TOLERANCE = 0.1
 #: What differs from the border's grey in pieces smaller than this share of the picture is a letter or marker.
 MIN_PIECE = 0.03
+#: A grey edge is a border if so much of it has one grey.
+MIN_EVEN = 0.97
 #: Frames can lie in one another (a white edge around a black one); deeper nests aren't borders.
 MAX_NESTED_BORDERS = 5
 
@@ -22,7 +26,7 @@ Box = tuple[int, int, int, int]
 
 
 def content_box(grey: Floats, padding: Mask | None = None) -> tuple[slice, slice]:
-    """Return the rows and columns inside every black or white border.
+    """Return the rows and columns inside every black or white border, and every one of another grey at two edges.
 
     Black and white are the picture's own darkest and brightest, so brightness and contrast don't matter. What is
     inside doesn't depend on how wide the border is, on its noise, nor on letters and markers that stand in it.
@@ -43,27 +47,45 @@ def content_box(grey: Floats, padding: Mask | None = None) -> tuple[slice, slice
     box: Box = (0, grey.shape[0], 0, grey.shape[1])
     for _ in range(MAX_NESTED_BORDERS):
         before = box
-        for bright in (False, True):
-            box = _cut(grey, blank, box, bright=bright)
+        for kind in ("black", "white", "even"):
+            box = _cut(grey, blank, box, kind)
         if box == before:
             break
     top, bottom, left, right = box
     return slice(top, bottom), slice(left, right)
 
 
-def _cut(grey: Floats, blank: Mask, box: Box, *, bright: bool) -> Box:
-    """Cut one black or one white border off; each step sees only what the last one left."""
+def _cut(grey: Floats, blank: Mask, box: Box, kind: Literal["black", "white", "even"]) -> Box:
+    """Cut one border off; each step sees only what the last one left."""
     top, bottom, left, right = box
     picture, none = grey[top:bottom, left:right], blank[top:bottom, left:right]
     low, high = (float(v) for v in np.percentile(picture[::2, ::2], (0.05, 99.95)))
     noise = NOISE_DEVIATIONS * _noise(picture, low, high)
     tolerance = float(np.clip(noise, TOLERANCE * (high - low), MAX_TOLERANCE * (high - low)))
-    flat = picture >= high - tolerance if bright else picture <= low + tolerance
+    if kind == "even":
+        level = _even_edge(picture, tolerance / 2)
+        if level is None:
+            return box
+        flat = np.abs(picture - level) <= tolerance
+    else:
+        flat = picture >= high - tolerance if kind == "white" else picture <= low + tolerance
     inside = _pieces(~(flat | none))
     rows, columns = _content(inside, axis=1), _content(inside, axis=0)
     if rows is None or columns is None:
         return box
     return top + rows[0], top + rows[1], left + columns[0], left + columns[1]
+
+
+def _even_edge(picture: Floats, tolerance: float) -> float | None:
+    """Return the grey that two of the edges have, and no other; None if there is none: a patient ends at one edge."""
+    levels = []
+    for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+        level = float(np.median(edge))
+        if float((np.abs(edge - level) <= tolerance).mean()) >= MIN_EVEN:
+            if any(abs(level - other) <= tolerance for other in levels):
+                return level
+            levels.append(level)
+    return None
 
 
 def _noise(picture: Floats, low: float, high: float) -> float:
