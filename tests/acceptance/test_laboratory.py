@@ -119,6 +119,13 @@ def test_evaluate_says_what_is_wrong(tmp_path: Path, test_set: Path, text: str, 
     assert not (tmp_path / "r").exists()
 
 
+def test_train_says_how_data_are_named(tmp_path: Path) -> None:
+    out = str(tmp_path / "b")
+    answer = laboratory("train", "--rsna", str(tmp_path), "--preset", "starter-cxr", "--out", out, "--data", "Ours, CC0")
+    assert isinstance(answer.exception, ConfigurationError)
+    assert "NAME; LICENCE; CREDIT" in str(answer.exception.remedy)
+
+
 def test_sample_draws_the_same_again(tmp_path: Path) -> None:
     answer = run("sample", "cxr-starter", "-n", "3", "--seed", "4", "--out", "a", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
@@ -150,11 +157,15 @@ def test_fictional_heads_are_volumes(tmp_path: Path) -> None:
 def test_the_rsna_challenge_from_training_to_report(tmp_path: Path) -> None:
     make_rsna(tmp_path / "rsna", {0: 60, 1: 20, 2: 20})
     trained = run(
-        "train", "--rsna", "rsna", "--preset", "starter-cxr", "--out", "b", "--threads", "1", cwd=tmp_path, timeout=600
-    )
+        "train", "--rsna", "rsna", "--preset", "starter-cxr", "--out", "b", "--threads", "1",
+        "--data", "Made up; CC0; the testers", cwd=tmp_path, timeout=600,
+    )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     assert "RSNA sets (fewer images than the paper's table 1" in trained.stderr
     assert "acquisition probe" in trained.stderr
+    card = (tmp_path / "b" / "card.md").read_text()
+    assert "- Made up. Licence: CC0. Credit: the testers" in card
+    assert "RSNA Pneumonia Detection Challenge 2018. Licence: research" in card
     assert {path.name for path in (tmp_path / "b.record").iterdir()} == {"curves.csv", "curves.png", "training.json"}
     bundle, rsna, folder = (str(tmp_path / name) for name in ("b", "rsna", "r"))
     report = laboratory("evaluate", bundle, "--rsna", rsna, "--report", folder, "--json", *FEW)

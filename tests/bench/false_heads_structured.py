@@ -48,7 +48,7 @@ def structured(heads: Sequence[Hu], rng: Rng) -> Family:
 def _drawn(rng: Rng) -> Family:
     for name, table, gain in (
         ("Shepp-Logan", _SHEPP_LOGAN, 1.0),
-        ("Shepp-Logan, high contrast", _SHEPP_LOGAN, rng.uniform(1.5, 4)),
+        ("Shepp-Logan, high contrast", _SHEPP_LOGAN, rng.uniform(1.5, 3)),
         ("Kak-Slaney", _KAK_SLANEY, rng.uniform(1, 2)),
     ):
         unit, front = rng.uniform(86, 98), rng.choice([-1, 1])  # some store the rows from the back
@@ -59,7 +59,7 @@ def _drawn(rng: Rng) -> Family:
             x, y, angle = _x / unit - middle[0], -_y * front / unit - middle[1], np.radians(degrees)
             u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
             hu[(u / a) ** 2 + (v / b) ** 2 + ((z - middle[2]) / c) ** 2 < 1] += 1000 * density
-        yield name, _with_grain(hu * np.where(abs(hu) < 500, gain, 1) + rng.uniform(20, 20 + 8 * gain), rng)
+        yield name, _with_grain(hu * np.where(abs(hu) < 500, gain, 1) + 20 * gain + rng.uniform(0, 10), rng)
     for form in ("ellipsoid", "superellipsoid", "cylinder", "box"):
         yield f"{form} shell, soft filling", _dressed(_blotches(rng), _depth(rng, form), rng)
     yield "gradient in a shell", _dressed(_gradient(rng), _depth(rng), rng)
@@ -74,19 +74,16 @@ def _drawn(rng: Rng) -> Family:
         for angle, radius in zip(angles, np.linspace(widest, 2.5, len(angles)), strict=True):
             hu[np.hypot(_y - ring * np.cos(angle), _x - ring * np.sin(angle)) < radius] += contrast
     yield "low contrast rods in a shell", _dressed(hu, _depth(rng, rng.choice(["ellipsoid", "cylinder"])), rng)
-
     rho = _depth(rng) * (1 + rng.uniform(0.01, 0.04) * _smooth(rng, 12))
     folds = np.sin(rho * rng.uniform(8, 14) + rng.uniform(2, 4) * _smooth(rng, rng.uniform(8, 14)))
     hu = np.where(abs(folds) < 0.35, rng.uniform(-15, 15), rng.uniform(30, 45) + 5 * folds)
     hu[(abs(_x + 4 * _smooth(rng, 20)) < 3) | ((rho > 0.82) & (folds > 0))] = rng.uniform(0, 70)
     yield "walnut", _dressed(hu, rho, rng, base=False)
-
     rho, around = _depth(rng), np.arctan2(_x, _y)
     rind = np.cos(rng.integers(8, 14) * around + _smooth(rng, 15))
     hu = np.where(rho > 0.85, rng.uniform(15, 30), _blotches(rng) + rng.uniform(0, 8) * np.cos(3 * around))
     hu[(abs(rho - 0.6) < 0.07) & (rind > 0.6) & (np.sin(_z / 4) > 0)] = rng.uniform(60, 85)  # the seeds
     yield "watermelon", _dressed(hu, rho, rng, bone=rng.uniform(95, 140) + 10 * rind, base=False)
-
     # An ostrich's, upright or lying.
     long, wide, lies = rng.uniform(70, 80), rng.uniform(58, 66), rng.random() < 0.6
     blunt = 1 + 0.12 * (_y if lies else 75 - _z) / 75
@@ -140,11 +137,11 @@ def _skulls(heads: Sequence[Hu], rng: Rng) -> Family:
     yield "brain turned by 90 degrees in a shell", _dressed(laid(*skull(), rho < 0.9, turn), rho, rng, base=False)
     hu, share = skull()[0], rng.uniform(0.4, 0.6)
     rows = np.flatnonzero(_outline(hu).any(axis=(0, 2)))
-    mirrored = np.roll(hu[:, ::-1], rows[0] + rows[-1] - 127, axis=1)
-    yield "averaged with its mirror image, front to back", share * hu + (1 - share) * mirrored
-    hu, turn = skull()[0], turns["turned by 180 degrees"]
-    other = hu[::-1] if rng.random() < 0.5 else turn(hu[::-1])
-    yield "double exposure, once upside down", share * hu + (1 - share) * other
+    bony = np.where(hu > 90, 600, hu)
+    mirrored = np.roll(bony[:, ::-1], rows[0] + rows[-1] - 127, axis=1)
+    yield "averaged with its mirror image, front to back", np.clip(share * bony + (1 - share) * mirrored, -20, 100)
+    other = bony[::-1] if rng.random() < 0.5 else turns["turned by 180 degrees"](bony[::-1])
+    yield "double exposure, once upside down", np.clip(share * bony + (1 - share) * other, -20, 100)
     rho, hu = np.hypot(_y / 90, _x / 70), np.full(_z.shape, _AIR)
     plane = _dressed(_anatomy(rho, rng), rho, rng, base=False)[18]
     for out, head in zip(hu, _outline(skull()[0]), strict=True):
@@ -222,7 +219,7 @@ def _text(rng: Rng) -> Hu:
     picture = Image.new("L", (128, 128))
     text = str(rng.choice(["TEST\nONLY", "QA\n2024", "HEAD\nCT", "DO NOT\nREAD", "A B C\n1 2 3"]))
     font = ImageFont.load_default(int(rng.integers(20, 34)))
-    ImageDraw.Draw(picture).multiline_text((64, 64), text, 255, font, anchor="mm")
+    ImageDraw.Draw(picture).multiline_text((64, 64), text, 255, font, anchor="mm", stroke_width=1)
     shown = np.asarray(picture) / 255 * (np.sin(_z / rng.uniform(5, 15)) > rng.uniform(-1.5, 0))
     return np.asarray(rng.uniform(25, 40) + rng.choice([-1, 1]) * rng.uniform(10, 30) * shown)
 

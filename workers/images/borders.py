@@ -78,7 +78,7 @@ def _cut(grey: Floats, blank: Mask, box: Box, kind: Literal["black", "white", "e
 
 def _even_edge(picture: Floats, tolerance: float) -> float | None:
     """Return the grey that two of the edges have, and no other; None if there is none: a patient ends at one edge."""
-    levels = []
+    levels: list[float] = []
     for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
         level = float(np.median(edge))
         if float((np.abs(edge - level) <= tolerance).mean()) >= MIN_EVEN:

@@ -33,9 +33,8 @@ def write_card(manifest: Manifest, calibration: Calibration, evaluation: str = "
         or "## How good it is\nNot evaluated yet. Evaluate it on local images before you look at its order.\n",
         MUST_NOT,
     ]
-    if training.data:
-        rows = (f"- {source.name}. Licence: {source.licence}. Credit: {source.credit}" for source in training.data)
-        parts.append("## Data\n" + "\n".join(rows) + "\n")
+    rows = [f"- {source.name}. Licence: {source.licence}. Credit: {source.credit}" for source in training.data]
+    parts.append("## Data\n" + ("\n".join(rows) or "Whose images these were was not told to `train`.") + "\n")
     return "\n".join(part for part in parts if part)
 
 

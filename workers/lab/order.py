@@ -11,6 +11,7 @@ import typer
 
 from triage.bundles import new_bundle_folder
 from triage.errors import ConfigurationError
+from triage.manifest import DataSource
 from workers.lab import rsna as challenge
 from workers.lab.acquisition import Raw, of_files
 from workers.lab.fit import Progress
@@ -36,6 +37,7 @@ class Order:
     rsna: Path | None
     calibration: tuple[str, ...]
     exclude: tuple[str, ...]
+    data: tuple[str, ...]
     out: Path
     seed: int
     device: str
@@ -57,6 +59,7 @@ class Order:
             raise ConfigurationError(f"preset {self.preset} is for {recipe.modality.lower()}, not {self.modality}")
         if self.rsna and (self.normal or self.mixture):
             raise ConfigurationError("--rsna makes both sets", remedy="leave out --normal and --mixture, or --rsna")
+        self._data_sources()
         check_names([*self.normal, *self.mixture, *self.calibration, *self.exclude])
         new_bundle_folder(self.out)
         if self.strict and not self.probe:
@@ -68,6 +71,19 @@ class Order:
             self._train(recipe, group, place)
         finally:
             leave()
+
+    def _data_sources(self) -> tuple[DataSource, ...]:
+        """Return whose images these are."""
+        sources = []
+        for text in self.data:
+            parts = [part.strip() for part in text.split(";")]
+            if len(parts) != 3 or not all(parts):  # noqa: PLR2004
+                raise ConfigurationError(
+                    f"--data {text!r} is not a name, a licence and a credit",
+                    remedy="give --data 'NAME; LICENCE; CREDIT'",
+                )
+            sources.append(DataSource(name=parts[0], licence=parts[1], credit=parts[2]))
+        return (*sources, *(challenge.SOURCES if self.rsna else ()))
 
     def _train(self, recipe: Preset, group: Group, place: torch.device) -> None:
         sets = _rsna_sets(self.rsna, recipe, group) if self.rsna else _sets(self.normal, self.mixture, recipe)
@@ -85,6 +101,7 @@ class Order:
             calibration=own if len(own) else None,
             excluded=excluded,
             out=self.out.resolve(),
+            data=self._data_sources(),
             seed=self.seed,
             device=place,
             acquisition_auc=round(found.auc, 4) if found and found.auc is not None else None,

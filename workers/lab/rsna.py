@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 
 from triage.errors import ConfigurationError, NotScoredError
-from triage.manifest import Preprocessing
+from triage.manifest import DataSource, Preprocessing
 from workers.images.prepare import prepare
 from workers.images.sources import CXR, Source
 from workers.lab.evaluation.labels import NORMAL_LABEL, Row
@@ -33,6 +33,22 @@ LABELS = {"normal": NORMAL_LABEL, OPACITY: OPACITY, OTHER: OTHER}
 # Table 1: 7,808 normals, of which 6,529 are in the mixture, too; the mixture has 6,553 normals and 6,631 others.
 TABLE_1_NORMAL = {"shared": 6529, "normal": 7808 - 6529, "mixture": 6553 - 6529, "test": 1358}
 TABLE_1_OTHERS = {"mixture": 6631, "test": 13863}
+
+
+NIH = DataSource(
+    name="NIH ChestX-ray14 (adult frontal chest X-rays)",
+    licence="free use with credit and citation",
+    credit="NIH Clinical Center; Wang et al., ChestX-ray8, CVPR 2017",
+)
+#: Whose the challenge's images and labels are.
+SOURCES = (
+    NIH,
+    DataSource(
+        name="RSNA Pneumonia Detection Challenge 2018",
+        licence="research, non-commercial",
+        credit="Shih et al., Radiology: Artificial Intelligence 2019;1:e180041",
+    ),
+)
 
 
 @dataclass(frozen=True)

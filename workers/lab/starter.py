@@ -23,6 +23,7 @@ from workers.lab.order import look
 from workers.lab.presets import find_preset
 from workers.lab.probe import raw_images
 from workers.lab.progress import show_progress
+from workers.lab.rsna import NIH
 from workers.lab.train import Run, train
 
 # Twelve volumes without and twelve with hemorrhage that nothing is trained on; among them those in DICOM files.
@@ -69,11 +70,7 @@ RECIPES: dict[str, Recipe] = {
         "The classifier's recipe (penalties, artificial abnormalities) was chosen while its AUC on these images was "
         "looked at: expect a little less on others.",
         data=(
-            DataSource(
-                name="NIH ChestX-ray14 (adult frontal chest X-rays)",
-                licence="free use with credit and citation",
-                credit="NIH Clinical Center; Wang et al., ChestX-ray8, CVPR 2017",
-            ),
+            NIH,
             DataSource(
                 name="RSNA Pneumonia Detection Challenge 2018 (radiologists' labels: to choose the normals and "
                 "to test; not contained in this bundle)",

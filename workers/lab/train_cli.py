@@ -40,6 +40,13 @@ def train(  # noqa: PLR0917 - Typer's options
         list[str] | None,
         typer.Option(metavar="DIR", help="Images whose patients are kept out, for a later evaluation."),
     ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'NAME; LICENCE; CREDIT'",
+            help="Whose images these are and under which licence: told in the bundle and its card. Once a source.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same bundle.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 = as many as torch chooses.")] = 0,
@@ -73,6 +80,7 @@ def train(  # noqa: PLR0917 - Typer's options
         rsna=rsna,
         calibration=tuple(calibration or ()),
         exclude=tuple(exclude or ()),
+        data=tuple(data or ()),
         out=out,
         seed=seed,
         device=device,
