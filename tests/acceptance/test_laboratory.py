@@ -121,7 +121,9 @@ def test_evaluate_says_what_is_wrong(tmp_path: Path, test_set: Path, text: str, 
 
 def test_train_says_how_data_are_named(tmp_path: Path) -> None:
     out = str(tmp_path / "b")
-    answer = laboratory("train", "--rsna", str(tmp_path), "--preset", "starter-cxr", "--out", out, "--data", "Ours, CC0")
+    answer = laboratory(
+        "train", "--rsna", str(tmp_path), "--preset", "starter-cxr", "--out", out, "--data", "Ours, CC0"
+    )
     assert isinstance(answer.exception, ConfigurationError)
     assert "NAME; LICENCE; CREDIT" in str(answer.exception.remedy)
 

@@ -72,6 +72,19 @@ def test_training_lowers_validation_bits(tmp_path: Path) -> None:
     assert seen[-1].train_bpd < seen[4].train_bpd
 
 
+def test_the_released_codes_optimiser_trains_and_resumes_too(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    whole = stage(tmp_path / "a", epochs=4, optimiser="adamax")
+    whole.run(seen.append)
+    assert whole.optimiser.defaults["betas"] == (0.9, 1 - 1 / whole.steps_per_epoch)
+    assert seen[-1].valid_bpd < seen[4].valid_bpd
+    stage(tmp_path / "b", epochs=4, optimiser="adamax").run(ignore, stop_after=7)
+    resumed = stage(tmp_path / "b", epochs=4, optimiser="adamax")
+    resumed.resume()
+    resumed.run(ignore)
+    assert same(weights(whole), weights(resumed))
+
+
 def test_two_runs_are_the_same_to_the_bit(tmp_path: Path) -> None:
     made = [stage(tmp_path / name) for name in ("a", "b")]
     assert made[0].run(ignore) == made[1].run(ignore)

@@ -124,6 +124,13 @@ def bits_per_dim(flow: Glow, grey: Pixels, *, batch: int, group: Group | None = 
     return bpd, level_bits(flow, total[1:] / len(grey))
 
 
+def _optimiser(parameters: list[torch.nn.Parameter], schedule: Schedule, steps: int) -> torch.optim.Optimizer:
+    """Return the schedule's optimiser, for epochs of so many steps."""
+    if schedule.optimiser == "adamax":
+        return torch.optim.Adamax(parameters, lr=schedule.learning_rate, betas=(0.9, 1 - 1 / max(steps, 2)))
+    return torch.optim.Adam(parameters, lr=schedule.learning_rate)
+
+
 class Stage:
     """A flow on its way from one set of weights to better ones.
 
@@ -175,7 +182,7 @@ class Stage:
         self.trainable = self._freeze()
         self.average = deepcopy(flow).requires_grad_(False)
         flow.use_checkpointing(schedule.checkpointing)
-        self.optimiser = torch.optim.Adam(self.trainable, lr=schedule.learning_rate)
+        self.optimiser = _optimiser(self.trainable, schedule, self.steps_per_epoch)
         self.state = _State()
 
     def _freeze(self) -> list[torch.nn.Parameter]:

@@ -83,7 +83,7 @@ def show_model(
     name: Annotated[str, typer.Argument(metavar="NAME|PRESET", help="A bundle's name or folder, or a preset.")],
     as_json: Json = False,
 ) -> None:
-    """Show all there is to know about a bundle, or how large a preset's flows are.
+    """Show all there is to know about a bundle, or a preset's options and how large its flows are.
 
     Parameters are counted for one flow, operations (two for each multiply-add of the convolutions) for one image.
     """
@@ -235,13 +235,7 @@ def _counts(architecture: Architecture) -> dict[str, Any]:
 
 
 def _preset(preset: Preset) -> dict[str, Any]:
-    return {
-        "name": preset.name,
-        "kind": "preset",
-        "modality": preset.modality,
-        **preset.model_dump(mode="json", include={"preprocessing", "transform", "architecture", "base", "flow"}),
-        "counts": _counts(preset.architecture),
-    }
+    return preset.model_dump(mode="json") | {"kind": "preset", "counts": _counts(preset.architecture)}
 
 
 def _bundle(bundle: Bundle, active: bool) -> dict[str, Any]:

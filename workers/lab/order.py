@@ -17,6 +17,7 @@ from workers.lab.acquisition import Raw, of_files
 from workers.lab.fit import Progress
 from workers.lab.image_set import ImageSet, linked
 from workers.lab.images import check_names, load
+from workers.lab.options import changed
 from workers.lab.parallel import Group, join, leave
 from workers.lab.presets import Preset, find_preset
 from workers.lab.probe import MATCH, Acquisition, probe, probed, raw_images
@@ -38,6 +39,7 @@ class Order:
     calibration: tuple[str, ...]
     exclude: tuple[str, ...]
     data: tuple[str, ...]
+    settings: tuple[str, ...]
     out: Path
     seed: int
     device: str
@@ -54,7 +56,7 @@ class Order:
         ConfigurationError
             If options contradict, sets can't be used, or strictly matched sets aren't.
         """
-        recipe = find_preset(self.preset)
+        recipe = changed(find_preset(self.preset), self.settings)
         if self.modality and recipe.modality != self.modality.upper():
             raise ConfigurationError(f"preset {self.preset} is for {recipe.modality.lower()}, not {self.modality}")
         if self.rsna and (self.normal or self.mixture):
@@ -77,7 +79,7 @@ class Order:
         sources = []
         for text in self.data:
             parts = [part.strip() for part in text.split(";")]
-            if len(parts) != 3 or not all(parts):  # noqa: PLR2004
+            if len(parts) != 3 or not all(parts):
                 raise ConfigurationError(
                     f"--data {text!r} is not a name, a licence and a credit",
                     remedy="give --data 'NAME; LICENCE; CREDIT'",

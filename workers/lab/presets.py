@@ -9,7 +9,7 @@ from triage.manifest import Architecture, Classifier, InputTransform, Local, Pre
 
 
 class Schedule(BaseModel):
-    """How one stage of a run is optimised: Adam, linear warm-up, cosine decay, moving average of the weights.
+    """How one stage of a run is optimised: linear warm-up, cosine decay, moving average of the weights.
 
     Attributes
     ----------
@@ -17,8 +17,11 @@ class Schedule(BaseModel):
         Passes over the stage's images; 0 skips the stage.
     batch, micro_batch : int
         Images a step, and how many of them are in memory at once (gradients accumulate).
+    optimiser : str
+        ``"adam"`` as the paper (tables 2 and 4), or ``"adamax"``, the released code's default: beta_1 0.9, beta_2 so
+        that its average is over one epoch (openai/glow, ``optim.py``).
     learning_rate, warmup_steps, clip_norm
-        Of Adam; the gradient's norm is clipped.
+        Of the optimiser; the gradient's norm is clipped.
     average : float
         Decay of the moving average by which images are scored.
     patience : int
@@ -38,6 +41,7 @@ class Schedule(BaseModel):
     batch: int = Field(ge=1)
     micro_batch: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
+    optimiser: Literal["adam", "adamax"] = "adam"
     warmup_steps: int = Field(50, ge=1)
     clip_norm: float = Field(1.0, gt=0)
     average: Annotated[float, Field(ge=0, lt=1)] = 0.99

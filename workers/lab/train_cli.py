@@ -40,6 +40,15 @@ def train(  # noqa: PLR0917 - Typer's options
         list[str] | None,
         typer.Option(metavar="DIR", help="Images whose patients are kept out, for a later evaluation."),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change an option of the preset, such as flow.epochs=2 or architecture.prior=learned; "
+            "`triage-node models show PRESET --json` lists them.",
+        ),
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -81,6 +90,7 @@ def train(  # noqa: PLR0917 - Typer's options
         calibration=tuple(calibration or ()),
         exclude=tuple(exclude or ()),
         data=tuple(data or ()),
+        settings=tuple(settings or ()),
         out=out,
         seed=seed,
         device=device,
