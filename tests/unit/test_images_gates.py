@@ -5,8 +5,8 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 
-from tests.bench import false_chests, false_heads
-from tests.bench.impostors import passes_chest, passes_head
+from tests.bench import false_chests, false_heads, false_heads_odd, false_heads_structured
+from tests.bench.impostors import built, passes_chest, passes_head
 from tests.support.peers import shared
 from workers.images.fit_gate import halves
 
@@ -46,6 +46,21 @@ def test_what_is_no_head_is_refused(volumes: list[Hu]) -> None:
     false = [*false_heads.of_head(volumes[0], volumes[1], rng), *false_heads.drawn(rng)]
     passed = [family for family, hu in islice(false, 1, None, 3) if passes_head(hu)]
     assert not passed
+
+
+def test_heads_of_other_builds_and_positions_pass(volumes: list[Hu]) -> None:
+    refused = [name for name, hu in built(volumes) if not passes_head(hu)]
+    assert not refused
+
+
+def test_structure_within_a_skull_is_no_brain(volumes: list[Hu], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it is the network that sees it: bounds of size, bone and density don't."""
+    rng = np.random.default_rng(0)
+    false = [*false_heads_structured.structured(volumes, rng), *false_heads_odd.odd(volumes, rng)][::3]
+    passed = [family for family, hu in false if passes_head(hu)]
+    assert len(passed) <= 0.1 * len(false), passed
+    monkeypatch.setattr("workers.images.gate_bct.MIN_LOGIT", -np.inf)
+    assert sum(passes_head(hu) for _, hu in false) > 0.4 * len(false)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """Is this volume a head with its brain in it, up to the vertex? The image decides, not the labels.
 
 Bounds were set on 55 head CTs with and without hemorrhage, fractures and craniotomies (CT-ICH) and a tilted GE series,
-with margins; what they refuse was tried on chest, abdomen, neck and spine slices and on drawn phantoms. At last slices
-have to resemble their neighbours, and the head a mean head, most of all the way round that it is. (The mean is of half
-of CT-ICH's patients; `workers.images.fit_gate_head` makes it.)
+with margins; what they refuse was tried on chest, abdomen, neck and spine slices and on drawn phantoms. Slices have to
+resemble their neighbours. At last the head has to resemble a mean head, and a small network (`HeadNetwork`) to take it
+for one, and for one that lies as its slices say: shells around structure get past everything else. Mean and network
+are of half of CT-ICH's patients; `workers.images.fit_gate_head` makes them.
 """
 
 from collections.abc import Iterator
@@ -16,12 +17,13 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from triage.errors import NotScoredError
+from workers.images.head_network import HeadNetwork
 from workers.images.pixels import Floats
 from workers.images.resample import TISSUE, HeadFrame, Raster, on_grid
 from workers.images.volume import HU_OFFSET, Volume
 
 #: Everything from here on is bone (also where the data were clipped at 100 HU).
-BONE_HU = 90.0
+BONE_HU = 70.0
 #: Gaps in the skull up to about twice this are closed: sutures, burr holes, partial volume.
 CLOSING_MM = 5.0
 #: A slice shows the vault if its skull encloses so much; so many millimetres of slices have to.
@@ -42,19 +44,18 @@ MAX_TOP_SHARE = 0.75
 SKIN_PIXELS, MIN_CORE_PIXELS = 6, 150
 #: Between two slices a head's cross-section is nowhere smaller than this share of the smaller of the two.
 MIN_WAIST = 0.6
-#: Least correlation with the mean head, and by how much less it may correlate as it is than turned about.
-MIN_LIKENESS, MAX_LIKER_TURNED = 0.72, 0.0
+#: Least correlation with the mean head, and least logit of a head.
+MIN_LIKENESS, MIN_LOGIT = 0.72, -2.0
 #: Neighbouring slices differ by at most this share of what slices twice as far apart do.
 MAX_UNEVENNESS = 0.75
 #: A seam is where values do so from one slice to the next (streaks of a clip do, too), and there the outline changes by
 #: so much of the largest cross-section more than it does beside it (a head that moved by 6 mm hardly gets there).
 MAX_SEAM, MAX_OUTLINE_JUMP = 0.85, 0.1
 SEAM_SMOOTHING_MM = 3.0
-#: The raster on which heads are compared with the mean head.
-COARSE = Raster(size=(16, 32, 32), spacing_mm=(10.0, 7.0, 7.0))
-#: Of the coarse grid's slices the lower ones, where heads differ in how far down they were scanned, don't count.
-COMPARED = slice(4, 16)
-COARSE_SMOOTHING_MM = 4.0
+#: The raster on which heads are compared with the mean head: its upper 120 mm, for heads differ in how far down they
+#: were scanned.
+COARSE = Raster(size=(12, 48, 48), spacing_mm=(10.0, 5.0, 5.0))
+COARSE_SMOOTHING_MM = 3.0
 
 
 @dataclass(frozen=True)
@@ -147,17 +148,19 @@ def _apart(slices: Floats, step: int) -> Floats:
 
 def _check_likeness(volume: Volume, frame: HeadFrame) -> None:
     head = coarse_head(volume, frame)
-    likeness = _correlation(head)
-    # By quarters only: a patient may well lie with the head turned by 25 degrees.
-    turned = max(_correlation(np.rot90(head, quarters, axes=(1, 2))) for quarters in (1, 2, 3))
+    mean, network = _learned()
+    likeness = _correlation(head, mean)
     if likeness < MIN_LIKENESS:
         raise NotScoredError("not a head: nothing like the shape of one")
-    if turned - likeness > MAX_LIKER_TURNED:
-        raise NotScoredError("the head does not lie as the slices' orientation says")
+    if network.logit(head) < MIN_LOGIT:
+        turned = max(_correlation(np.rot90(head, quarters, axes=(1, 2)), mean) for quarters in (1, 2, 3))
+        if turned > likeness:
+            raise NotScoredError("the head does not lie as the slices' orientation says")
+        raise NotScoredError("a phantom, or not a head: what the skull holds does not look like a brain")
 
 
 def coarse_head(volume: Volume, frame: HeadFrame) -> Floats:
-    """Return a head on a coarse grid, float32 (16, 32, 32), slices from below."""
+    """Return the upper part of a head on a coarse grid, float32, `COARSE.size`, slices from below."""
     sigma = [COARSE_SMOOTHING_MM / mm for mm in volume.voxel_mm]
     smooth = replace(volume, values=ndimage.gaussian_filter(volume.values, sigma))
     head: Floats = on_grid(smooth, frame, COARSE).astype(np.float32)
@@ -165,17 +168,19 @@ def coarse_head(volume: Volume, frame: HeadFrame) -> Floats:
 
 
 @cache
-def _mean_head() -> Floats:
+def _learned() -> tuple[Floats, HeadNetwork]:
+    """Return the mean head and the network."""
     with (
         (resources.files("workers.images") / "gate_bct.npz").open("rb") as file,
         np.load(file, allow_pickle=False) as arrays,
     ):
         head: Floats = arrays["head"].astype(np.float32)
-        return head
+        numbers = {name.removeprefix("network."): arrays[name] for name in arrays.files if name != "head"}
+    return head, HeadNetwork.of(numbers)
 
 
-def _correlation(head: Floats) -> float:
-    a, b = (h[COMPARED].ravel() - h[COMPARED].mean() for h in (head, _mean_head()))
+def _correlation(head: Floats, other: Floats) -> float:
+    a, b = ((h - h.mean()).ravel() for h in (head, other))
     size = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / size if size > 0 else 0.0
 
