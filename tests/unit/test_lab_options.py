@@ -10,24 +10,30 @@ PRESET = find_preset("starter-cxr")
 
 
 def test_options_are_changed_and_told() -> None:
-    settings = ("flow.epochs=2", "flow.optimiser=adamax", "architecture.prior=learned", "transform.pool=[2, 2]")
-    found = changed(PRESET, settings)
+    found = changed(PRESET, ["flow.optimiser = adamax", "flow.epochs=2", "architecture.prior='learned'"])
     assert (found.flow.epochs, found.flow.optimiser, found.architecture.prior) == (2, "adamax", "learned")
-    assert found.transform.pool == (2, 2)
     assert found.base == PRESET.base
-    assert found.name == f"starter-cxr with {', '.join(settings)}"
-    assert changed(PRESET, ()) is PRESET
+    assert found.name == 'starter-cxr with architecture.prior="learned", flow.epochs=2, flow.optimiser="adamax"'
+
+
+def test_the_same_options_are_the_same_preset_however_they_are_written() -> None:
+    assert changed(PRESET, ()) == changed(PRESET, ["flow.epochs=16"]) == PRESET
+    one, other = (["flow.epochs=2", "flow.shift=0"], ["flow.shift = 0", "flow.epochs=9", "flow.epochs=2"])
+    assert changed(PRESET, one) == changed(PRESET, other)
 
 
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
         ("flow.epochs", "no value"),
-        ("flow.epoch=2", "has no flow.epoch"),
-        ("flows.epochs=2", "has no flows.epochs"),
-        ("flow.epochs.more=2", "has no flow.epochs.more"),
+        ("flow.epoch=2", "no option flow.epoch"),
+        ("modality=BCT", "no option modality"),
         ("flow.epochs=-2", "flow.epochs"),
+        ("flow.epochs=0", "trains nothing"),
+        ("flow.epochs=" + "9" * 5000, "flow.epochs"),
+        ("flow.epochs=" + "[" * 2000, "flow.epochs"),
         ("flow.optimiser=sgd", "flow.optimiser"),
+        ("flow.learning_rate=nan", "flow.learning_rate"),
     ],
 )
 def test_what_no_option_is_is_told(setting: str, said: str) -> None:

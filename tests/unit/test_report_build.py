@@ -1,5 +1,6 @@
 """Reports read back: every statement by its code, in every SR class."""
 
+import math
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -90,8 +91,17 @@ def test_what_calibration_says_is_told(tmp_path: Path) -> None:
     assert found["FLOWSTAT"].value == 12.5
     ranks = [i for i in found["FLOWSTAT"][0].ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "121415"]
     assert ranks[0].MeasuredValueSequence[0].FloatingPointValue == 91.0
-    for changed in ({"p_value": 0.0625}, {"calibrated": None}, {"percentiles": {"flows": 90.0, "combined": 97.25}}):
-        assert result(score=replace(full, **changed)).statement != result(score=full).statement
+    changes = (
+        {"p_value": 0.0625}, {"calibrated": None}, {"flows": 12.25}, {"p_value": None, "calibrated": 0.03125},
+        {"percentiles": {"flows": 90.0, "combined": 97.25}}, {"percentiles": {"flows": 97.25, "combined": 91.0}},
+    )  # fmt: skip
+    statements = {result(score=replace(full, **changed)).statement for changed in changes}
+    assert len(statements | {result(score=full).statement}) == 1 + len(changes)
+    again = replace(full, percentiles=dict(reversed(full.percentiles.items())))
+    assert result(score=again).statement == result(score=full).statement
+    for broken in ({"p_value": math.nan}, {"percentiles": {"flows": math.nan}}):
+        with pytest.raises(ReportError, match="finite"):
+            result(score=replace(full, **broken))
 
 
 def test_the_algorithm_is_told_to_the_last_bit(tmp_path: Path) -> None:

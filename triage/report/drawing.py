@@ -16,7 +16,7 @@ RESEARCH = (
 )
 OVERLAY = "The same with the relevance map"
 # The score has more estimators than the map has: one that looks at the whole image may have raised it.
-NOWHERE = "Relevance map: no one place stands out; the score is of the whole"
+NOWHERE = "Relevance map: no place stands out"
 
 #: The map's colours begin at the first and are full at the second, standard deviations above the mean of normals.
 FROM_SD, TO_SD = 2.0, 8.0

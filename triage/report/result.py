@@ -71,8 +71,7 @@ class ReportInput:
             return
         if self.score is None:
             raise ReportError("a report needs a score or the reason why there is none")
-        values = (self.score.log_posterior, self.score.combined, self.score.flows, *self.score.classifiers)
-        if not (all(map(math.isfinite, values)) and 0 <= self.score.percentile <= 100):
+        if not (all(map(math.isfinite, self._numbers.values())) and 0 <= self.score.percentile <= 100):
             raise ReportError("a score that is not finite cannot be reported as a score")
 
     @property
@@ -111,14 +110,27 @@ class ReportInput:
         )
 
     @property
+    def _numbers(self) -> dict[str, float]:
+        """All numbers that the report states, by name."""
+        score = self.score
+        if score is None:
+            return {}
+        named = {
+            "log_posterior": score.log_posterior,
+            "percentile": score.percentile,
+            "combined": score.combined,
+            "flows": score.flows,
+            "set_classifier": score.set_classifier,
+            "local_classifier": score.local_classifier,
+            "p_value": score.p_value,
+            "calibrated": score.calibrated,
+        }
+        named |= {f"percentile of {name}": value for name, value in sorted(score.percentiles.items())}
+        return {name: float(value) for name, value in named.items() if value is not None}
+
+    @property
     def statement(self) -> str:
         """Everything the report states, as one text: two results that differ in it need two SOP Instance UIDs."""
-        numbers: list[str] = []
-        if self.score and not self.not_scored:
-            values = [self.score.log_posterior, self.score.percentile]
-            if self.score.classifiers:
-                values += [*self.score.classifiers, self.score.combined]
-            values += [value for value in (self.score.p_value, self.score.calibrated) if value is not None]
-            values += self.score.percentiles.values()
-            numbers = [float(value).hex() for value in values]
-        return "|".join([*numbers, str(self.priority or ""), str(self.suspected_abnormality), self.not_scored])
+        numbers = {} if self.not_scored else self._numbers
+        told = [f"{name}={value.hex()}" for name, value in numbers.items()]
+        return "|".join([*told, str(self.priority or ""), str(self.suspected_abnormality), self.not_scored])

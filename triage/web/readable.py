@@ -7,6 +7,7 @@ from urllib.parse import quote, urlsplit
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from triage import __version__
+from triage.calibration import COMBINED, FLOWS, LOCAL_CLASSIFIER, SET_CLASSIFIER
 from triage.ledger import State
 from triage.messages import Priority
 from triage.rank import ORDER_IN_WORDS
@@ -57,12 +58,22 @@ def readable_percentile(value: float | None) -> str:
 
 def estimates_in_words(item: WorklistItem) -> str:
     """Return every estimator's percentile, and what calibration makes of the score, as a tooltip."""
-    parts = [f"{name.replace('_', ' ')} {readable_percentile(value)}" for name, value in item.percentiles.items()]
+    shown = [name for name in (FLOWS, SET_CLASSIFIER, LOCAL_CLASSIFIER, COMBINED) if name in item.percentiles]
+    words = [f"{name.replace('_', ' ')} {readable_percentile(item.percentiles[name])}" for name in shown]
+    parts = [f"Abnormality percentiles: {', '.join(words)}"] if words else []
     if item.p_value is not None:
         parts.append(f"p-value of normal {item.p_value:.2g}")
     if item.calibrated is not None:
-        parts.append(f"probability of an abnormality {item.calibrated:.0%}")
-    return " · ".join(parts)
+        parts.append(f"probability of an abnormality {_share(item.calibrated)}")
+    return "; ".join(parts)
+
+
+def _share(probability: float) -> str:
+    """Return a probability in percent; only what is certain is 0 or 100."""
+    least = 0.01
+    if 0 < probability < least:
+        return "below 1%"
+    return "above 99%" if 1 - least < probability < 1 else f"{probability:.0%}"
 
 
 def viewer_link(template: str, study_instance_uid: str) -> str:

@@ -26,6 +26,8 @@ MAX_SIDE = 1024
 #: Slices shown of a head, and how far apart they are at least, mm.
 SLICES = 5
 APART_MM = 9.0
+#: They are chosen by their maps at no more than so many pixels a side: a series may have hundreds of large slices.
+JUDGED_SIDE = 512
 #: A slice stands for its most conspicuous parts: the mean of this share of its map.
 CONSPICUOUS_SHARE = 0.05
 #: Head CTs are shown in the usual brain window, HU.
@@ -92,15 +94,23 @@ def _head(sources: Sequence[Source], deviations: Deviations, grid: Grid) -> Back
     to_patient = step * factor
     origin = start + step @ ((factor - 1) / 2)
     to_map = np.linalg.inv(to_patient)
+    strengths = [
+        conspicuousness(_onto(frame, deviations, to_map, origin, every=-(-max(frame.shape) // JUDGED_SIDE)))
+        for frame in stack.frames
+    ]
     reader = SliceReader()
     pictures = [
-        _slice(frame, f"slice {number} of {len(stack.frames)}, from below", deviations, to_map, origin)
-        for number, frame in enumerate(stack.frames, start=1)
+        _slice(
+            stack.frames[i],
+            _onto(stack.frames[i], deviations, to_map, origin),
+            f"slice {i + 1} of {len(stack.frames)}, from below",
+            reader,
+        )
+        for i in _most_conspicuous(strengths, stack.places_mm)
     ]
-    chosen = _most_conspicuous(pictures, stack.places_mm)
     spacing = np.linalg.norm(to_patient, axis=0)
     return Backdrop(
-        pictures=tuple(_with_grey(pictures[i], stack.frames[i], reader) for i in chosen),
+        pictures=tuple(pictures),
         planes=Planes(
             positions=tuple(_triple(origin + to_patient[:, 2] * k) for k in range(deviations.shape[0])),
             row=_triple(to_patient[:, 0] / spacing[0]),
@@ -111,29 +121,23 @@ def _head(sources: Sequence[Source], deviations: Deviations, grid: Grid) -> Back
     )
 
 
-def _slice(frame: Frame, caption: str, deviations: Deviations, to_map: Vector, origin: Vector) -> Picture:
-    """Bring the map onto one slice's own pixels; the slice itself is read only if it is chosen."""
-    row, column = np.mgrid[: frame.shape[0], : frame.shape[1]]
+def _onto(frame: Frame, deviations: Deviations, to_map: Vector, origin: Vector, *, every: int = 1) -> Deviations:
+    """Bring the map onto a slice's own pixels, or onto every so many-th row and column of them."""
+    row, column = np.mgrid[: frame.shape[0] : every, : frame.shape[1] : every]
     lps = (
         frame.position[:, None, None]
         + frame.row[:, None, None] * frame.pixel_mm[1] * column
         + frame.column[:, None, None] * frame.pixel_mm[0] * row
     )
     x, y, z = np.tensordot(to_map, lps - origin[:, None, None], axes=1)
-    onto = ndimage.map_coordinates(deviations, [z, y, x], order=1, mode="constant", cval=0.0)
-    return Picture(
-        grey=np.zeros((0, 0), np.uint8),
-        deviations=onto.astype(np.float32),
-        sop_instance_uid=frame.source.sop_instance_uid,
-        caption=caption,
-    )
+    onto: Deviations = ndimage.map_coordinates(deviations, [z, y, x], order=1, mode="constant", cval=0.0)
+    return onto.astype(np.float32)
 
 
-def _most_conspicuous(pictures: Sequence[Picture], places_mm: Vector) -> list[int]:
+def _most_conspicuous(strengths: Sequence[float], places_mm: Vector) -> list[int]:
     """Return the slices to show, the one with the highest map first; neighbours show the same again."""
-    strength = [conspicuousness(picture.deviations) for picture in pictures]
     chosen: list[int] = []
-    for i in np.argsort(strength)[::-1]:
+    for i in np.argsort(strengths)[::-1]:
         if all(abs(places_mm[i] - places_mm[j]) >= APART_MM for j in chosen):
             chosen.append(int(i))
         if len(chosen) == SLICES:
@@ -147,10 +151,9 @@ def conspicuousness(deviations: npt.NDArray[np.floating]) -> float:
     return float(np.partition(deviations, -highest, axis=None)[-highest:].mean())
 
 
-def _with_grey(picture: Picture, frame: Frame, reader: SliceReader) -> Picture:
+def _slice(frame: Frame, deviations: Deviations, caption: str, reader: SliceReader) -> Picture:
     low, high = WINDOW_HU
     grey = np.clip((reader.hu(frame) - low) / (high - low), 0, 1)
-    deviations = picture.deviations
     # Square pixels; radiologists' side: the patient's left is on the right.
     if abs(frame.pixel_mm[0] / frame.pixel_mm[1] - 1) > 0.01:
         stretch = (frame.pixel_mm[0] / frame.pixel_mm[1], 1.0)
@@ -161,8 +164,8 @@ def _with_grey(picture: Picture, frame: Frame, reader: SliceReader) -> Picture:
     return Picture(
         grey=np.rint(grey * 255).astype(np.uint8),
         deviations=np.ascontiguousarray(deviations),
-        sop_instance_uid=picture.sop_instance_uid,
-        caption=picture.caption,
+        sop_instance_uid=frame.source.sop_instance_uid,
+        caption=caption,
     )
 
 

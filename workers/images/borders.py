@@ -29,7 +29,8 @@ def content_box(grey: Floats, padding: Mask | None = None) -> tuple[slice, slice
     """Return the rows and columns inside every black or white border, and every one of another grey at two edges.
 
     Black and white are the picture's own darkest and brightest, so brightness and contrast don't matter. What is
-    inside doesn't depend on how wide the border is, on its noise, nor on letters and markers that stand in it.
+    inside doesn't depend on how wide the border is, on its noise, nor on letters and markers that stand in it. (A grey
+    border is one only without noise: a patient's edge may look like a noisy one.)
 
     Parameters
     ----------

@@ -1,5 +1,6 @@
-"""A preset with some of its options changed, as `triage-node train --set` says."""
+"""A preset with some options of its flows changed, as `triage-node train --set` says."""
 
+import json
 import tomllib
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,17 @@ from pydantic import ValidationError
 
 from triage.errors import ConfigurationError
 from workers.lab.presets import Preset
+
+#: What can be changed without anything else that has to follow: grids, levels and estimators belong together.
+OPTIONS = {
+    "architecture": ("depth", "prior", "scale", "convolution", "edge"),
+    "transform": ("views",),
+    "flow": (
+        "epochs", "batch", "micro_batch", "learning_rate", "optimiser", "warmup_steps", "clip_norm", "average",
+        "patience", "shift", "checkpointing",
+    ),
+}  # fmt: skip
+KEYS = tuple(f"{part}.{name}" for part, names in OPTIONS.items() for name in names)
 
 
 def changed(preset: Preset, settings: Sequence[str]) -> Preset:
@@ -18,40 +30,45 @@ def changed(preset: Preset, settings: Sequence[str]) -> Preset:
     preset : Preset
         Where they start from.
     settings : sequence of str
-        ``KEY=VALUE`` each: a key as `triage-node models show PRESET --json` lists it, its parts joined by dots
-        (``flow.epochs``), and a value as TOML has it; text needs no quotes.
+        ``KEY=VALUE`` each: one of `KEYS`, and a value as TOML has it; text needs no quotes.
 
     Raises
     ------
     ConfigurationError
-        If a key isn't one of the preset's, or a value is not what the key takes.
+        If a key isn't one of them, or a value is not what the key takes.
     """
-    if not settings:
-        return preset
-    values: dict[str, Any] = preset.model_dump()
+    values = preset.model_dump()
+    places: dict[str, tuple[str, str]] = {}
     for setting in settings:
-        key, equals, text = setting.partition("=")
+        key, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:
             raise ConfigurationError(f"--set {setting} has no value", remedy="give --set KEY=VALUE")
-        *path, last = key.strip().split(".")
-        place: Any = values
-        for part in path:
-            place = place.get(part) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or last not in place:
-            remedy = f"keys are listed by: triage-node models show {preset.name} --json"
-            raise ConfigurationError(f"--set {setting}: preset {preset.name} has no {key.strip()}", remedy=remedy)
-        place[last] = _value(text.strip())
-    values["name"] = f"{preset.name} with {', '.join(settings)}"
+        if key not in KEYS:
+            raise ConfigurationError(f"--set {setting}: there is no option {key}", remedy=f"options: {', '.join(KEYS)}")
+        part, name = key.split(".")
+        values[part][name] = _value(text)
+        places[key] = part, name
     try:
-        return Preset.model_validate(values)
+        made = Preset.model_validate(values)
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"--set: {where}: {first['msg']}") from exc
+        raise ConfigurationError(f"--set {where}: {first['msg']}") from exc
+    if made.flow.epochs == 0:
+        raise ConfigurationError("--set flow.epochs=0 trains nothing", remedy="give at least 1")
+    now, before = made.model_dump(mode="json"), preset.model_dump(mode="json")
+    told = [
+        f"{key}={json.dumps(now[part][name])}"
+        for key, (part, name) in sorted(places.items())
+        if now[part][name] != before[part][name]
+    ]
+    if not told:
+        return preset
+    return made.model_copy(update={"name": f"{preset.name} with {', '.join(told)}"})
 
 
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # what TOML takes for a broken value may be plain text
         return text

@@ -19,7 +19,8 @@ class Schedule(BaseModel):
         Images a step, and how many of them are in memory at once (gradients accumulate).
     optimiser : str
         ``"adam"`` as the paper (tables 2 and 4), or ``"adamax"``, the released code's default: beta_1 0.9, beta_2 so
-        that its average is over one epoch (openai/glow, ``optim.py``).
+        that its average is over one epoch (openai/glow, ``optim.py``; without the slow start by beta_2, which the
+        warm-up stands for).
     learning_rate, warmup_steps, clip_norm
         Of the optimiser; the gradient's norm is clipped.
     average : float

@@ -45,8 +45,8 @@ def train(  # noqa: PLR0917 - Typer's options
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change an option of the preset, such as flow.epochs=2 or architecture.prior=learned; "
-            "`triage-node models show PRESET --json` lists them.",
+            help="Change an option of the preset's flows or of their training, such as flow.epochs=2 or "
+            "architecture.prior=learned. Once an option.",
         ),
     ] = None,
     data: Annotated[
