@@ -76,8 +76,10 @@ def test_structure_within_a_skull_is_no_brain(volumes: list[Hu], monkeypatch: py
 def test_each_look_at_a_head_is_needed(
     volumes: list[Hu], family: str, check: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some impostor of the kind is refused by that look alone."""
+    """Some impostor of the kind is refused by that look alone, or by the network."""
     false = [dict(false_heads.of_head(hu, other, np.random.default_rng(1)))[family] for hu, other in pairwise(volumes)]
     assert not any(passes_head(hu) for hu in false)
     monkeypatch.setattr(f"workers.images.gate_bct.{check}", lambda *_: None)
+    for threshold in ("MIN_LOGIT", "MIN_LOGIT_TURNED"):
+        monkeypatch.setattr(f"workers.images.gate_bct.{threshold}", -np.inf)
     assert any(passes_head(hu) for hu in false)

@@ -44,8 +44,8 @@ MAX_TOP_SHARE = 0.75
 SKIN_PIXELS, MIN_CORE_PIXELS = 6, 150
 #: Between two slices a head's cross-section is nowhere smaller than this share of the smaller of the two.
 MIN_WAIST = 0.6
-#: Least correlation with the mean head, and least logit of a head.
-MIN_LIKENESS, MIN_LOGIT = 0.72, -2.0
+#: Least correlation with the mean head, and least logit of a head; of one that is more like it turned about, too.
+MIN_LIKENESS, MIN_LOGIT, MIN_LOGIT_TURNED = 0.72, -1.5, 1.0
 #: Neighbouring slices differ by at most this share of what slices twice as far apart do.
 MAX_UNEVENNESS = 0.75
 #: A seam is where values do so from one slice to the next (streaks of a clip do, too), and there the outline changes by
@@ -152,10 +152,12 @@ def _check_likeness(volume: Volume, frame: HeadFrame) -> None:
     likeness = _correlation(head, mean)
     if likeness < MIN_LIKENESS:
         raise NotScoredError("not a head: nothing like the shape of one")
-    if network.logit(head) < MIN_LOGIT:
-        turned = max(_correlation(np.rot90(head, quarters, axes=(1, 2)), mean) for quarters in (1, 2, 3))
-        if turned > likeness:
-            raise NotScoredError("the head does not lie as the slices' orientation says")
+    # By quarters only: a patient may well lie with the head turned by 25 degrees.
+    turned = max(_correlation(np.rot90(head, quarters, axes=(1, 2)), mean) for quarters in (1, 2, 3))
+    logit = (network.logit(head) + network.logit(head[:, :, ::-1])) / 2
+    if turned > likeness and logit < MIN_LOGIT_TURNED:
+        raise NotScoredError("the head does not lie as the slices' orientation says")
+    if logit < MIN_LOGIT:
         raise NotScoredError("a phantom, or not a head: what the skull holds does not look like a brain")
 
 
