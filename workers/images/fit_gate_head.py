@@ -1,9 +1,8 @@
 """Makes ``gate_bct.npz``: ``python -m workers.images.fit_gate_head bct_ctich.npz`` (half an hour on one core).
 
 Half of the patients is used, as for the other gate (`workers.images.fit_gate.tuning_half`): their mean head, and a
-network that tells them, moved and changed as `workers.images.fit_gate_heads` does, from what is no head. With
-``--folds 3`` patients are held out in turn instead, and what a threshold would refuse of them is printed. One seed,
-one thread: the same data, the same file.
+network that tells them, moved and changed as `workers.images.fit_gate_heads` does, from what is no head. One seed and
+one thread. What comes of it is measured by ``python -m tests.bench.impostors``.
 """
 
 import argparse
@@ -38,7 +37,6 @@ LYING = 1000
 #: Of both in a batch, and the greatest learning rate.
 BATCH, RATE = (16, 24), 3e-3
 DROPPED = 0.3
-THRESHOLDS = (-5, -4, -3, -2, -1, 0)
 
 Coarse = npt.NDArray[np.uint8]
 
@@ -48,29 +46,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("heads", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("gate_bct.npz"))
-    parser.add_argument("--folds", type=int, default=0, help="hold patients out in turn, and write nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     stored = halves(arguments.heads)[0]
     heads = [_halved(volume) for volume in stored]
-    if arguments.folds:
-        for fold in range(arguments.folds):
-            _tried([h for k, h in enumerate(heads) if k % arguments.folds != fold], heads[fold :: arguments.folds])
-        return
     whole = [as_volume(volume) for volume in stored]
     head = np.mean([coarse_head(volume, head_frame(volume)) for volume in whole], axis=0)
     network = fit(*examples(heads, HEADS, OTHERS, seed=0))
     numbers = {f"network.{name}": value for name, value in network.numbers().items()}
     np.savez_compressed(arguments.out, allow_pickle=False, head=np.round(head).astype(np.uint8), **numbers)
-
-
-def _tried(heads: Sequence[Hu], held_out: Sequence[Hu]) -> None:
-    network = fit(*examples(heads, HEADS * 2 // 3, OTHERS * 2 // 3, seed=0))
-    seen = examples(held_out, 500, 1000, seed=1)
-    found = [np.array([network.logit(one.astype(np.float32)) for one in some]) for some in seen]
-    for threshold in THRESHOLDS:
-        refused, passed = float((found[0] < threshold).mean()), float((found[1] >= threshold).mean())
-        log.info("tried", threshold=threshold, heads_refused=round(refused, 4), others_passed=round(passed, 4))
 
 
 def _halved(stored: npt.NDArray[np.uint8]) -> Hu:

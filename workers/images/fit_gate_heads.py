@@ -245,17 +245,17 @@ def _refilled(hu: Hu, _other: Hu, rng: np.random.Generator) -> Hu:
 
 
 def _brain_turned(hu: Hu, other: Hu, rng: np.random.Generator) -> Hu:
-    """Another head's brain, lying wrong, in a skull that lies right."""
+    """Another head's brain, laid wrong, in a skull that lies right."""
     way = rng.integers(4)
-    lying = (np.rot90(other, 1, (1, 2)), np.rot90(other, 2, (1, 2)), other[:, ::-1], other[::-1])[way]
-    kept = np.where(lying >= BONE, np.float32(35), lying)
+    laid = (np.rot90(other, 1, (1, 2)), np.rot90(other, 2, (1, 2)), other[:, ::-1], other[::-1])[way]
+    kept = np.where(laid >= BONE, np.float32(35), laid)
     return np.where(brain_of(hu), kept.clip(0, 90), hu).astype(np.float32)
 
 
 def _brain_in_shell(hu: Hu, _other: Hu, rng: np.random.Generator) -> Hu:
     inside, volume = shell(rng)
-    lying = np.rot90(hu, int(rng.integers(1, 4)), (1, 2))
-    return np.where(inside, np.where(lying >= BONE, 35, lying).clip(0, 90), volume).astype(np.float32)
+    laid = np.rot90(hu, int(rng.integers(1, 4)), (1, 2))
+    return np.where(inside, np.where(laid >= BONE, 35, laid).clip(0, 90), volume).astype(np.float32)
 
 
 def _scrambled(hu: Hu, _other: Hu, rng: np.random.Generator) -> Hu:
@@ -279,9 +279,9 @@ def _blocks(hu: Hu, _other: Hu, rng: np.random.Generator) -> Hu:
 
 
 def _turned(hu: Hu, _other: Hu, rng: np.random.Generator) -> Hu:
-    lying = hu[:, ::-1] if rng.random() < 0.3 else hu
-    degrees = rng.uniform(-50, 50) if lying is not hu else rng.choice([-1, 1]) * rng.uniform(45, 180)
-    return moved(lying, (np.radians(degrees), 0, 0), np.clip(1 + rng.normal(0, 0.05, 3), 0.85, 1.15), (0, 0, 0))
+    laid = hu[:, ::-1] if rng.random() < 0.3 else hu
+    degrees = rng.uniform(-50, 50) if laid is not hu else rng.choice([-1, 1]) * rng.uniform(45, 180)
+    return moved(laid, (np.radians(degrees), 0, 0), np.clip(1 + rng.normal(0, 0.05, 3), 0.85, 1.15), (0, 0, 0))
 
 
 def _pitched(hu: Hu, _other: Hu, rng: np.random.Generator) -> Hu:
@@ -291,8 +291,8 @@ def _pitched(hu: Hu, _other: Hu, rng: np.random.Generator) -> Hu:
 
 
 def _mirrored(hu: Hu, _other: Hu, rng: np.random.Generator) -> Hu:
-    lying = (hu[:, ::-1], hu[::-1], np.rot90(hu, 2, (1, 2)))[rng.integers(3)]
-    return ((hu + lying) / 2).astype(np.float32)
+    laid = (hu[:, ::-1], hu[::-1], np.rot90(hu, 2, (1, 2)))[rng.integers(3)]
+    return ((hu + laid) / 2).astype(np.float32)
 
 
 def _doubled(hu: Hu, other: Hu, rng: np.random.Generator) -> Hu:
