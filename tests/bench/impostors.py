@@ -3,7 +3,8 @@
     .venv/bin/python -m tests.bench.impostors [--count 120] [--json]
 
 Real: chests and head CTs of the half of the patients on which no gate was made (the head gate's older bounds saw all of
-CT-ICH), those heads as they are and of other builds, turned and leaning a little; and the studies in DICOM files.
+CT-ICH), those heads as they are and of other builds, turned and leaning a little; and the studies in DICOM files. On
+their own: heads with large lesions drawn into them (`tests.bench.true_heads`).
 Impostors are counted in two groups: "known" are of kinds that examples of the gates were of, too, or for which a gate
 got a look of its own, though of other patients; "fresh" are of kinds that made no gate: `tests.bench.false_chests`,
 `tests.bench.false_heads` (`_structured`, `_odd`), other radiographs and slices of public collections. Photographs come
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from pydicom import dcmread
 from scipy import ndimage
 
-from tests.bench import false_chests, false_heads, false_heads_odd, false_heads_structured
+from tests.bench import false_chests, false_heads, false_heads_odd, false_heads_structured, true_heads
 from tests.support.heads import volume_of
 from tests.support.images import GRIDS
 from tests.support.peers import shared
@@ -49,7 +50,7 @@ OTHER_SLICES = (
     "weird/pydicom__MAROTECH_CT_JP2Lossy.dcm",
 )
 KNOWN_HEADS = false_heads.KNOWN | false_heads_structured.KNOWN
-KINDS = ("real", "impostor, known", "impostor, fresh", "impostor")
+KINDS = ("real", "drawn ill", "impostor, known", "impostor, fresh", "impostor")
 
 
 def wilson(found: int, count: int) -> tuple[float, float]:
@@ -125,28 +126,6 @@ def passes_study(sources: list[Source]) -> bool:
     return True
 
 
-def built(heads: Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
-    """Yield heads of other builds, and as patients lie: all of them a gate has to pass."""
-    for hu in heads:
-        for name, zoom in (("6 % wider, shorter", (1, 0.94, 1.06)), ("6 % narrower, longer", (1, 1.06, 0.94))):
-            yield name, _moved(hu, zoom=zoom)
-        for degrees in (-20, 20):
-            yield "turned by 20 degrees", _moved(hu, degrees=degrees)
-        for lean in (-10, 10):
-            yield "leaning by 10 degrees", _moved(hu, lean=lean)
-
-
-def _moved(hu: Picture, *, zoom: tuple[float, ...] = (1, 1, 1), degrees: float = 0.0, lean: float = 0.0) -> Picture:
-    """Return a head zoomed, turned within its slices, leaning to a shoulder; its bone denser than its window."""
-    bony = np.where(hu > 95, 400.0, hu)
-    to_mm, (a, b) = np.diag([5.0, 1.56, 1.56]), np.radians((degrees, lean))
-    turn = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    tilt = np.array([[np.cos(b), 0, -np.sin(b)], [0, 1, 0], [np.sin(b), 0, np.cos(b)]])
-    matrix = np.linalg.inv(to_mm) @ turn @ tilt @ np.diag(1 / np.array(zoom)) @ to_mm
-    middle = (np.array(hu.shape) - 1) / 2
-    return ndimage.affine_transform(bony, matrix, middle - matrix @ middle, order=1, cval=-20.0).clip(-20, 100)
-
-
 def known_heads(heads: Iterable[Picture], rng: np.random.Generator) -> Iterator[tuple[str, Picture]]:
     y, x = np.mgrid[-1:1:128j, -1:1:128j]
     for hu in heads:
@@ -177,8 +156,10 @@ def measure(count: int) -> dict[str, dict[str, float]]:
     heads = halves(shared("data", "bct_ctich.npz"))[1]
     volumes = [volume / 255 * 120 - 20.0 for volume in heads]
     rows["BCT real: CT-ICH"] = [passes_head(hu) for hu in volumes]
-    for name, head in tracked([*built(volumes)], "BCT, other builds"):
+    for name, head in tracked([*true_heads.built(volumes)], "BCT, other builds"):
         rows.setdefault(f"BCT real: {name}", []).append(passes_head(head))
+    for name, head in tracked([*true_heads.ill(volumes, rng)], "BCT, ill"):
+        rows.setdefault(f"BCT drawn ill: {name}", []).append(passes_head(head))
     for modality, sources in studies():
         rows.setdefault(f"{modality} real: DICOM studies", []).append(passes_study(sources))
     some = np.concatenate(chests)

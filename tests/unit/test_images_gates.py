@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.bench import false_chests, false_heads, false_heads_odd, false_heads_structured
-from tests.bench.impostors import built, passes_chest, passes_head
+from tests.bench.impostors import passes_chest, passes_head
+from tests.bench.true_heads import built, ill
 from tests.support.peers import shared
 from workers.images.fit_gate import halves
 
@@ -53,14 +54,22 @@ def test_heads_of_other_builds_and_positions_pass(volumes: list[Hu]) -> None:
     assert not refused
 
 
+def test_heads_with_large_lesions_pass(volumes: list[Hu]) -> None:
+    """What needs eyes most must not be taken for a phantom."""
+    heads = [*ill(volumes, np.random.default_rng(0))]
+    refused = [name for name, hu in heads if not passes_head(hu)]
+    assert len(refused) <= 0.06 * len(heads), refused
+
+
 def test_structure_within_a_skull_is_no_brain(volumes: list[Hu], monkeypatch: pytest.MonkeyPatch) -> None:
     """And it is the network that sees it: bounds of size, bone and density don't."""
     rng = np.random.default_rng(0)
     false = [*false_heads_structured.structured(volumes, rng), *false_heads_odd.odd(volumes, rng)][::3]
     passed = [family for family, hu in false if passes_head(hu)]
-    assert len(passed) <= 0.1 * len(false), passed
+    assert len(passed) <= 0.3 * len(false), passed
     monkeypatch.setattr("workers.images.gate_bct.MIN_LOGIT", -np.inf)
-    assert sum(passes_head(hu) for _, hu in false) > 0.4 * len(false)
+    monkeypatch.setattr("workers.images.gate_bct.MIN_LOGIT_TURNED", -np.inf)
+    assert sum(passes_head(hu) for _, hu in false) > 0.5 * len(false)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from triage.errors import NotScoredError
 from workers.images.fit_gate import halves
-from workers.images.fit_gate_heads import VOXEL_MM as HALF_MM
 from workers.images.fit_gate_heads import Hu, as_scanned, lying, no_heads
+from workers.images.fit_gate_lesions import VOXEL_MM as HALF_MM
 from workers.images.gate_bct import COARSE, coarse_head
 from workers.images.head_network import LAYERS, HeadNetwork, channels
 from workers.images.resample import head_frame

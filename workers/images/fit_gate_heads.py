@@ -12,16 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from workers.images.fit_gate_lesions import AIR, BONE, VOXEL_MM, brain_of, noise, with_lesions
+
 Hu = npt.NDArray[np.float32]
 Maker = Callable[[np.random.Generator], Hu]
 
 SIDE = 64
 SHAPE = (32, SIDE, SIDE)
-#: Slices, rows and columns of a voxel, mm.
-VOXEL_MM = (5.0, 3.12, 3.12)
 _Z, _Y, _X = (axis.astype(np.float32) for axis in np.mgrid[-1:1:32j, -1:1:64j, -1:1:64j])
-BONE, AIR = 80.0, -20.0
-LEAST_PIXELS = 200
 
 
 def as_scanned(hu: Hu, rng: np.random.Generator) -> Hu:
@@ -38,8 +36,8 @@ def lying(hu: Hu, rng: np.random.Generator) -> Hu:
     """Return a head as another patient's: turned, leaning, of another build, perhaps with a lesion. Some stay."""
     if rng.random() < 0.5:
         hu = hu[:, :, ::-1]
-    if rng.random() < 0.5:
-        hu = with_lesion(hu, rng)
+    if rng.random() < 0.6:
+        hu = with_lesions(hu, rng)
     if rng.random() < 0.7:  # bone is denser than the window in which these heads are stored
         hu = np.where(hu >= BONE + 5, np.float32(rng.uniform(150, 400)), hu)
     if rng.random() < 0.2:
@@ -80,56 +78,6 @@ def moved(hu: Hu, turns: npt.ArrayLike, zoom: npt.ArrayLike, by: npt.ArrayLike) 
     middle = (np.array(hu.shape) - 1) / 2
     offset = middle - matrix @ (middle + np.asarray(by))
     return cast("Hu", ndimage.affine_transform(hu, matrix, offset, order=1, cval=AIR, mode="constant"))
-
-
-def with_lesion(hu: Hu, rng: np.random.Generator) -> Hu:
-    """Return a head with blood, oedema, wide ventricles, a hole in its skull, or streaks from metal."""
-    inside = brain_of(hu)
-    if inside.sum() < 300:
-        return hu
-    points = np.argwhere(inside)
-    z, y, x = points[rng.integers(len(points))]
-    away = [(np.arange(n) - p) * mm for n, p, mm in zip(hu.shape, (z, y, x), VOXEL_MM, strict=True)]
-    across = np.meshgrid(*(d / rng.uniform(8, 35) for d in away), indexing="ij", sparse=True)
-    far = np.sqrt(sum(d**2 for d in across)) + noise(hu.shape, 9, rng) * rng.uniform(0, 0.4)
-    share = np.clip((1.1 - far) * 3, 0, 1)
-    kind = rng.integers(5)
-    if kind == 0:
-        return np.where(inside, hu + share * (rng.uniform(55, 85) - hu), hu).astype(np.float32)
-    if kind == 1:
-        return np.where(inside, hu + share * (rng.uniform(5, 25) - hu), hu).astype(np.float32)
-    if kind == 2:  # along the inside of the skull
-        rim = inside & ~ndimage.binary_erosion(inside, iterations=int(rng.integers(2, 6)))
-        side = (_X * rng.choice([-1, 1]) > rng.uniform(-0.1, 0.3)) & rim
-        return np.where(side, np.float32(rng.uniform(5, 80)), hu).astype(np.float32)
-    if kind == 3:  # a part of the skull is missing
-        opened = (hu >= BONE) & (np.roll(far, rng.integers(-5, 6), axis=1) < rng.uniform(1.2, 2.5))
-        return np.where(opened, np.float32(30), hu).astype(np.float32)
-    angle = np.arctan2(np.arange(SIDE)[:, None] - y, np.arange(SIDE)[None] - x)
-    rays = np.sin(angle * rng.integers(5, 20) + rng.uniform(0, 6)) * rng.uniform(5, 40)
-    slices = abs(np.arange(hu.shape[0]) - z) <= rng.integers(1, 5)
-    return np.where(slices[:, None, None] & (hu > AIR + 2), hu + rays, hu).clip(AIR, 100).astype(np.float32)
-
-
-def brain_of(hu: Hu) -> npt.NDArray[np.bool_]:
-    """Return what the skull encloses in each slice, bool, the volume's shape."""
-    disc = np.hypot(*np.mgrid[-2:3, -2:3]) <= 1.6
-    found = np.zeros(hu.shape, dtype=bool)
-    for plane, inside in zip(hu, found, strict=True):
-        closed = ndimage.binary_closing(np.pad(plane >= BONE, 4), disc)[4:-4, 4:-4]
-        labels, count = ndimage.label(ndimage.binary_fill_holes(closed) & ~closed)
-        if count:
-            sizes = np.bincount(labels.ravel())[1:]
-            if sizes.max() > LEAST_PIXELS:
-                inside[:] = labels == sizes.argmax() + 1
-    return found
-
-
-def noise(shape: tuple[int, ...], wide_mm: float, rng: np.random.Generator) -> Hu:
-    """Return smooth noise of spread 1, whose clouds are so wide."""
-    sigmas = [wide_mm / mm for mm in VOXEL_MM]
-    raw = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigmas, mode="wrap", truncate=3)
-    return cast("Hu", raw / max(float(raw.std()), 1e-9))
 
 
 def fillings(rng: np.random.Generator) -> Hu:

@@ -45,7 +45,7 @@ SKIN_PIXELS, MIN_CORE_PIXELS = 6, 150
 #: Between two slices a head's cross-section is nowhere smaller than this share of the smaller of the two.
 MIN_WAIST = 0.6
 #: Least correlation with the mean head, and least logit of a head; of one that is more like it turned about, too.
-MIN_LIKENESS, MIN_LOGIT, MIN_LOGIT_TURNED = 0.72, -1.5, 1.0
+MIN_LIKENESS, MIN_LOGIT, MIN_LOGIT_TURNED = 0.72, -2.0, -1.0
 #: Neighbouring slices differ by at most this share of what slices twice as far apart do.
 MAX_UNEVENNESS = 0.75
 #: A seam is where values do so from one slice to the next (streaks of a clip do, too), and there the outline changes by
