@@ -191,9 +191,9 @@ def measure(count: int) -> dict[str, dict[str, float]]:
             kind = "known" if family in KNOWN_HEADS else group
             rows.setdefault(f"BCT impostor, {kind}: {family}", []).append(not passes_head(hu))
     for kind in (f"{modality} {what}" for modality in ("CXR", "BCT") for what in KINDS):
-        rows[f"{kind}, all"] = [
-            right for name, found in rows.items() if name.startswith(kind) and ":" in name for right in found
-        ]
+        all_of_it = [r for name, found in rows.items() if name.startswith(kind) and ":" in name for r in found]
+        if all_of_it:
+            rows[f"{kind}, all"] = all_of_it
     return {name: _figures(found) for name, found in rows.items()}
 
 

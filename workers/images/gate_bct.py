@@ -44,7 +44,8 @@ MAX_TOP_SHARE = 0.75
 SKIN_PIXELS, MIN_CORE_PIXELS = 6, 150
 #: Between two slices a head's cross-section is nowhere smaller than this share of the smaller of the two.
 MIN_WAIST = 0.6
-#: Least correlation with the mean head, and least logit of a head; of one that is more like it turned about, too.
+#: Least correlation with the mean head, and least logit of a head; and of one that is more like it turned about. Heads
+#: with the largest lesions that were drawn into them have to pass, before any phantom has to be refused.
 MIN_LIKENESS, MIN_LOGIT, MIN_LOGIT_TURNED = 0.72, -2.0, -1.0
 #: Neighbouring slices differ by at most this share of what slices twice as far apart do.
 MAX_UNEVENNESS = 0.75
