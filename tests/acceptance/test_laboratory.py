@@ -119,11 +119,10 @@ def test_evaluate_says_what_is_wrong(tmp_path: Path, test_set: Path, text: str, 
     assert not (tmp_path / "r").exists()
 
 
-def test_train_says_how_data_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", ["Ours, CC0", "Ours; CC0; ", "Ours\x7f; CC0; us", "Ours; CC0\nOther; us"])
+def test_train_says_how_data_are_named(tmp_path: Path, named: str) -> None:
     out = str(tmp_path / "b")
-    answer = laboratory(
-        "train", "--rsna", str(tmp_path), "--preset", "starter-cxr", "--out", out, "--data", "Ours, CC0"
-    )
+    answer = laboratory("train", "--rsna", str(tmp_path), "--preset", "starter-cxr", "--out", out, "--data", named)
     assert isinstance(answer.exception, ConfigurationError)
     assert "NAME; LICENCE; CREDIT" in str(answer.exception.remedy)
 

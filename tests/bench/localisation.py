@@ -9,8 +9,8 @@ maps of normals that are neither tested nor trained on (BCT: not trained on).
 Baselines: noise; and for CXR the mean mask of other lesions, for BCT how often each slice of other patients bleeds, and
 how much brain a slice shows (which no label tells).
 
-``python -m tests.bench.localisation [cxr|bct] [--kinds local] [--json] [--models DIR]``: every kind of map takes HOW
-long for CXR, five minutes for BCT; the shipped one alone two minutes. Occlusion is tried on the first hundred images.
+``python -m tests.bench.localisation [cxr|bct] [--kinds local] [--json] [--models DIR]``: every kind of map takes
+fifty minutes for CXR, five for BCT; the shipped one alone two minutes. Occlusion is tried on the first hundred images.
 """
 
 import argparse

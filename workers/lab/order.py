@@ -61,7 +61,7 @@ class Order:
             raise ConfigurationError(f"preset {self.preset} is for {recipe.modality.lower()}, not {self.modality}")
         if self.rsna and (self.normal or self.mixture):
             raise ConfigurationError("--rsna makes both sets", remedy="leave out --normal and --mixture, or --rsna")
-        self._data_sources()
+        self._data_sources()  # what is wrong is told before any image is read
         check_names([*self.normal, *self.mixture, *self.calibration, *self.exclude])
         new_bundle_folder(self.out)
         if self.strict and not self.probe:
@@ -79,10 +79,10 @@ class Order:
         sources = []
         for text in self.data:
             parts = [part.strip() for part in text.split(";")]
-            if len(parts) != 3 or not all(parts):
+            if len(parts) != 3 or not all(part and part.isprintable() for part in parts):
                 raise ConfigurationError(
                     f"--data {text!r} is not a name, a licence and a credit",
-                    remedy="give --data 'NAME; LICENCE; CREDIT'",
+                    remedy="give --data 'NAME; LICENCE; CREDIT', each of printable characters",
                 )
             sources.append(DataSource(name=parts[0], licence=parts[1], credit=parts[2]))
         return (*sources, *(challenge.SOURCES if self.rsna else ()))
