@@ -26,6 +26,9 @@ from workers.images.volume import HU_OFFSET, Volume
 BONE_HU = 70.0
 #: Gaps in the skull up to about twice this are closed: sutures, burr holes, partial volume.
 CLOSING_MM = 5.0
+#: Where bone doesn't close around a brain, for a surgeon took it away, the scalp's outer part may, if so much of the
+#: ring is bone.
+SCALP_MM, MIN_BONE_SHARE = 6.0, 0.5
 #: A slice shows the vault if its skull encloses so much; so many millimetres of slices have to.
 MIN_ENCLOSED_CM2 = 40.0
 MIN_VAULT_MM = 20.0
@@ -189,19 +192,31 @@ def _correlation(head: Floats, other: Floats) -> float:
 
 
 def _inside_skull(volume: Volume, frame: HeadFrame) -> Iterator[_Slice]:
-    """Yield the largest region that bone encloses in each slice."""
+    """Yield the largest region that bone encloses in each slice, with the scalp where a part of the vault is missing."""
     _, row, column = volume.voxel_mm
     radius = max(1, round(CLOSING_MM / row))
-    disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
+    least = MIN_ENCLOSED_CM2 * 100 / (row * column)
     for values, head in zip(volume.values, frame.mask, strict=True):
-        bone = np.pad((values >= BONE_HU + HU_OFFSET) & head, radius)
-        closed = ndimage.binary_closing(bone, disc)[radius:-radius, radius:-radius]
-        enclosed = ndimage.binary_fill_holes(closed) & ~closed
-        labels, count = ndimage.label(enclosed)
-        if count == 0:
-            continue
-        sizes = np.bincount(labels.ravel())[1:]
-        yield _measured(values, labels == int(sizes.argmax()) + 1, (row, column))
+        bone = (values >= BONE_HU + HU_OFFSET) & head
+        region = _enclosed(bone, radius)
+        if region.sum() < least:
+            whole = ndimage.binary_fill_holes(head)
+            scalp = whole & ~ndimage.binary_erosion(whole, iterations=max(1, round(SCALP_MM / row)))
+            wider = _enclosed(bone | scalp, radius)
+            around = ndimage.binary_dilation(wider, iterations=2) & ~wider
+            if around.any() and float(bone[around].mean()) >= MIN_BONE_SHARE:
+                region = wider
+        if region.any():
+            yield _measured(values, region, (row, column))
+
+
+def _enclosed(wall: npt.NDArray[np.bool_], radius: int) -> npt.NDArray[np.bool_]:
+    """Return the largest region within a wall whose gaps of up to about twice the radius are closed, in pixels."""
+    disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
+    closed = ndimage.binary_closing(np.pad(wall, radius), disc)[radius:-radius, radius:-radius]
+    labels, count = ndimage.label(ndimage.binary_fill_holes(closed) & ~closed)
+    largest: npt.NDArray[np.bool_] = labels == (int(np.bincount(labels.ravel())[1:].argmax()) + 1 if count else -1)
+    return largest
 
 
 def _measured(values: Floats, region: npt.NDArray[np.bool_], pixel_mm: tuple[float, float]) -> _Slice:
