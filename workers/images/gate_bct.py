@@ -192,7 +192,7 @@ def _correlation(head: Floats, other: Floats) -> float:
 
 
 def _inside_skull(volume: Volume, frame: HeadFrame) -> Iterator[_Slice]:
-    """Yield the largest region that bone encloses in each slice, with the scalp where a part of the vault is missing."""
+    """Yield the largest region that bone encloses in each slice, with the scalp where a part of it is missing."""
     _, row, column = volume.voxel_mm
     radius = max(1, round(CLOSING_MM / row))
     least = MIN_ENCLOSED_CM2 * 100 / (row * column)
