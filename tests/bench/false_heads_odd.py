@@ -1,6 +1,6 @@
 """More volumes that are no head CTs, of other ideas than `tests.bench.false_heads_structured` has."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -8,9 +8,7 @@ from scipy.spatial import cKDTree
 from sklearn.datasets import load_sample_image
 
 from tests.bench import head_shapes as shapes
-from tests.bench.head_shapes import Hu, Mask, Rng
-
-Family = Iterator[tuple[str, Hu]]
+from tests.bench.head_shapes import Family, Hu, Rng
 
 #: The places of all voxels, (N, 3), mm.
 _POINTS = np.stack([shapes.Z.ravel(), shapes.Y.ravel(), shapes.X.ravel()], axis=1)
@@ -23,7 +21,6 @@ def odd(heads: Sequence[Hu], rng: Rng) -> Family:
 
 
 def _drawn(rng: Rng) -> Family:
-    # --- too long for the first file
     mid, brain, gain = rng.uniform(65, 85), rng.uniform(35, 52), rng.uniform(1, 4)
     hu = np.full(shapes.Z.shape, brain)
     hu[shapes.ball((mid + 10, -10, 0), (25, 35, 18)) < 1] -= 5 * gain
@@ -54,7 +51,6 @@ def _drawn(rng: Rng) -> Family:
     husk = np.where(rho < 1 + rng.uniform(0, 0.2), rng.uniform(-250, 10) + 40 * shapes.smooth(rng, 3), shapes.AIR)
     yield "coconut", shapes.with_grain(np.where(rho < 0.88, hu, np.where(rho < 1, rng.uniform(110, 300), husk)), rng)
 
-    # --- new ideas
     cells = rng.uniform((0, -90, -80), (160, 90, 80), (int(rng.integers(60, 400)), 3))
     far, which = cKDTree(cells).query(_POINTS, k=2)
     wall = (far[:, 1] - far[:, 0] < rng.uniform(2, 5)).reshape(shapes.Z.shape)
@@ -123,12 +119,7 @@ def _drawn(rng: Rng) -> Family:
 
 
 def _of_heads(heads: Sequence[Hu], rng: Rng) -> Family:
-    cases = [(hu, shapes.braincase(hu)) for hu in heads]
-    sizes = [float(case.sum() * shapes.VOXEL_MM.prod() / 1000) for _, case in cases]
-    whole = [pair for pair, size in zip(cases, sizes, strict=True) if size >= min(900, max(sizes))]
-
-    def skull() -> tuple[Hu, Mask]:
-        return whole[rng.integers(len(whole))]
+    skull = shapes.skulls(heads, rng)
 
     # A trunk
     hu = np.where(np.hypot(shapes.Y / 62, shapes.X / 56) < 1, 50 + 3 * shapes.smooth(rng, 6), -100)

@@ -4,15 +4,13 @@ Phantoms, drawn shells with structure in them, a nut, a melon, an egg, real skul
 `structured` draws one of every family anew.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage
 
 from tests.bench import head_shapes as shapes
-from tests.bench.head_shapes import Hu, Mask, Rng
-
-Family = Iterator[tuple[str, Hu]]
+from tests.bench.head_shapes import Family, Hu, Rng
 
 #: Kinds of which the gate's network learned examples, too (`workers.images.fit_gate_heads`), made in other ways.
 KNOWN = {
@@ -108,12 +106,7 @@ def _drawn(rng: Rng) -> Family:
 
 def _skulls(heads: Sequence[Hu], rng: Rng) -> Family:
     """Yield what is made of real heads, each of one whose skull encloses most of the brain if there is such a head."""
-    cases = [(hu, shapes.braincase(hu)) for hu in heads]
-    sizes = [float(case.sum() * shapes.VOXEL_MM.prod() / 1000) for _, case in cases]
-    whole = [pair for pair, size in zip(cases, sizes, strict=True) if size >= min(shapes.MIN_CASE_CM3, max(sizes))]
-
-    def skull() -> tuple[Hu, Mask]:
-        return whole[rng.integers(len(whole))]
+    skull = shapes.skulls(heads, rng)
 
     size, tall, warped = rng.uniform(10, 35), rng.uniform(20, 60), rng.uniform(0.5, 1.5)
     odd = (np.floor(shapes.X / size) + np.floor(shapes.Y / size) + np.floor(shapes.Z / tall)) % 2 > 0

@@ -1,6 +1,6 @@
 """Of what `tests.bench.false_heads_structured` and `false_heads_odd` make their volumes: HU on CT-ICH's raster."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ from scipy import ndimage
 Hu = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 Rng = np.random.Generator
+Family = Iterator[tuple[str, Hu]]
 
 VOXEL_MM = np.array([5.0, 1.56, 1.56])
 #: mm above the lowest slice, behind the middle, left of the middle.
@@ -121,6 +122,14 @@ def braincase(hu: Hu) -> Mask:
     enclosed = np.stack([ndimage.binary_fill_holes(plane) & ~plane for plane in closed])
     labels, _ = ndimage.label(ndimage.binary_opening(enclosed, disc[None, 2:-2, 2:-2]))
     return np.asarray(labels == np.append(np.bincount(labels.ravel())[1:], 0).argmax() + 1)
+
+
+def skulls(heads: Sequence[Hu], rng: Rng) -> Callable[[], tuple[Hu, Mask]]:
+    """Return what draws a head and its braincase, of those whose skull encloses most of the brain if there are such."""
+    cases = [(hu, braincase(hu)) for hu in heads]
+    sizes = [float(case.sum() * VOXEL_MM.prod() / 1000) for _, case in cases]
+    whole = [pair for pair, size in zip(cases, sizes, strict=True) if size >= min(MIN_CASE_CM3, max(sizes))]
+    return lambda: whole[rng.integers(len(whole))]
 
 
 def filled(hu: Hu, case: Mask, content: Hu, rng: Rng) -> Hu:

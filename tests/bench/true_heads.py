@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from workers.images.gate_bct import enclosed_by
+
 Hu = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 
@@ -66,13 +68,7 @@ def _ball(z: float, x: float, radius: float) -> Mask:
 
 
 def _brain(hu: Hu) -> Mask:
-    """Return the largest region that bone encloses in each slice."""
-    disc = np.hypot(*np.mgrid[-3:4, -3:4]) <= 3
-    found = np.zeros(hu.shape, dtype=bool)
-    for plane, inside in zip(hu, found, strict=True):
-        closed = ndimage.binary_closing(np.pad(plane >= 80, 4), disc)[4:-4, 4:-4]
-        labels, count = ndimage.label(ndimage.binary_fill_holes(closed) & ~closed)
-        if count:
-            sizes = np.bincount(labels.ravel())[1:]
-            inside[:] = (labels == sizes.argmax() + 1) & (sizes.max() > 800)
+    """Return the largest region that bone encloses in each slice, where it is large."""
+    found = np.stack([enclosed_by(plane >= 80, 3) for plane in hu])
+    found[found.sum(axis=(1, 2)) <= 800] = False
     return found

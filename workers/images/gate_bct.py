@@ -198,11 +198,11 @@ def _inside_skull(volume: Volume, frame: HeadFrame) -> Iterator[_Slice]:
     least = MIN_ENCLOSED_CM2 * 100 / (row * column)
     for values, head in zip(volume.values, frame.mask, strict=True):
         bone = (values >= BONE_HU + HU_OFFSET) & head
-        region = _enclosed(bone, radius)
+        region = enclosed_by(bone, radius)
         if region.sum() < least:
             whole = ndimage.binary_fill_holes(head)
             scalp = whole & ~ndimage.binary_erosion(whole, iterations=max(1, round(SCALP_MM / row)))
-            wider = _enclosed(bone | scalp, radius)
+            wider = enclosed_by(bone | scalp, radius)
             around = ndimage.binary_dilation(wider, iterations=2) & ~wider
             if around.any() and float(bone[around].mean()) >= MIN_BONE_SHARE:
                 region = wider
@@ -210,7 +210,7 @@ def _inside_skull(volume: Volume, frame: HeadFrame) -> Iterator[_Slice]:
             yield _measured(values, region, (row, column))
 
 
-def _enclosed(wall: npt.NDArray[np.bool_], radius: int) -> npt.NDArray[np.bool_]:
+def enclosed_by(wall: npt.NDArray[np.bool_], radius: int) -> npt.NDArray[np.bool_]:
     """Return the largest region within a wall whose gaps of up to about twice the radius are closed, in pixels."""
     disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
     closed = ndimage.binary_closing(np.pad(wall, radius), disc)[radius:-radius, radius:-radius]

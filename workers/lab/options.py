@@ -38,7 +38,6 @@ def changed(preset: Preset, settings: Sequence[str]) -> Preset:
         If a key isn't one of them, or a value is not what the key takes.
     """
     values = preset.model_dump()
-    places: dict[str, tuple[str, str]] = {}
     for setting in settings:
         key, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:
@@ -47,7 +46,6 @@ def changed(preset: Preset, settings: Sequence[str]) -> Preset:
             raise ConfigurationError(f"--set {setting}: there is no option {key}", remedy=f"options: {', '.join(KEYS)}")
         part, name = key.split(".")
         values[part][name] = _value(text)
-        places[key] = part, name
     try:
         made = Preset.model_validate(values)
     except ValidationError as exc:
@@ -58,8 +56,9 @@ def changed(preset: Preset, settings: Sequence[str]) -> Preset:
         raise ConfigurationError("--set flow.epochs=0 trains nothing", remedy="give at least 1")
     now, before = made.model_dump(mode="json"), preset.model_dump(mode="json")
     told = [
-        f"{key}={json.dumps(now[part][name])}"
-        for key, (part, name) in sorted(places.items())
+        f"{part}.{name}={json.dumps(now[part][name])}"
+        for part, names in OPTIONS.items()
+        for name in names
         if now[part][name] != before[part][name]
     ]
     if not told:
