@@ -92,7 +92,9 @@ class Score:
     p_value : float or None
         Conformal: the share of reported-normal references at least as abnormal, between 0 and 1; None without any.
     calibrated : float or None
-        Probability of an abnormality at the bundle's assumed prevalence; None where no labels were calibrated on.
+        Probability of an abnormality; None where no labels were calibrated on.
+    prevalence : float or None
+        The share of abnormal studies that ``calibrated`` takes for granted.
     levels_normal, levels_mixture : list of float
         Every level's part of the two log densities, nats.
     not_scored : str
@@ -116,6 +118,7 @@ class Score:
     percentiles: dict[str, float] = field(default_factory=dict)
     p_value: float | None = None
     calibrated: float | None = None
+    prevalence: float | None = None
     levels_normal: list[float] = field(default_factory=list)
     levels_mixture: list[float] = field(default_factory=list)
     not_scored: str = ""

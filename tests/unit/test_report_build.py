@@ -83,16 +83,22 @@ def test_another_estimator_is_told_with_its_percentile(tmp_path: Path, estimator
 
 
 def test_what_calibration_says_is_told(tmp_path: Path) -> None:
-    full = score(flows=12.5, percentiles={"flows": 91.0, "combined": 97.25}, p_value=0.03125, calibrated=0.625)
-    _, group = read_back(build_report([header()], result(score=full)), tmp_path)
+    full = score(
+        flows=12.5, percentiles={"flows": 91.0, "combined": 97.25}, p_value=0.03125, calibrated=0.625, prevalence=0.125
+    )
+    document, group = read_back(build_report([header()], result(score=full)), tmp_path)
     found = {m.name.value: m for m in group.get_measurements()}
     assert (found["PVALNORM"].value, found["PVALNORM"].unit.value) == (0.03125, "1")
     assert (found["111012"].value, found["111012"].unit.value) == (62.5, "%")
+    assert texts(document, "111002").count("prevalence=0.125") == 1
+    parameters = [i.TextValue for i in found["111012"][0].ContentSequence if i.ValueType == "TEXT"]
+    assert "prevalence=0.125" in parameters
     assert found["FLOWSTAT"].value == 12.5
     ranks = [i for i in found["FLOWSTAT"][0].ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "121415"]
     assert ranks[0].MeasuredValueSequence[0].FloatingPointValue == 91.0
     changes = (
-        {"p_value": 0.0625}, {"calibrated": None}, {"flows": 12.25}, {"p_value": None, "calibrated": 0.03125},
+        {"p_value": 0.0625}, {"calibrated": None}, {"prevalence": 0.25}, {"flows": 12.25},
+        {"p_value": None, "calibrated": 0.03125},
         {"percentiles": {"flows": 90.0, "combined": 97.25}}, {"percentiles": {"flows": 97.25, "combined": 91.0}},
     )  # fmt: skip
     statements = {result(score=replace(full, **changed)).statement for changed in changes}

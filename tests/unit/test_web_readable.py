@@ -53,7 +53,7 @@ def test_percentiles_are_never_rounded_up(value: float | None, shown: str) -> No
 
 def test_every_estimate_is_told_in_words() -> None:
     found = {"log_prob_normal": 57.0, "plain_ratio": 28.0, "flows": 73.21, "set_classifier": 99.97, "combined": 80.0}
-    item = WorklistItem.model_construct(percentiles=found, p_value=0.031, calibrated=None)
+    item = WorklistItem.model_construct(percentiles=found, p_value=0.031, calibrated=None, prevalence=None)
     words = "Abnormality percentiles: flows 73.2, set classifier 99.9, combined 80.0; p-value of normal 0.031"
     assert estimates_in_words(item) == words
     assert estimates_in_words(WorklistItem.model_construct(percentiles={}, p_value=None, calibrated=None)) == ""
@@ -63,8 +63,10 @@ def test_every_estimate_is_told_in_words() -> None:
     ("probability", "shown"), [(0.0, "0%"), (0.004, "below 1%"), (0.25, "25%"), (0.996, "above 99%"), (1.0, "100%")]
 )
 def test_only_what_is_certain_is_0_or_100_percent(probability: float, shown: str) -> None:
-    item = WorklistItem.model_construct(percentiles={}, p_value=None, calibrated=probability)
+    item = WorklistItem.model_construct(percentiles={}, p_value=None, calibrated=probability, prevalence=None)
     assert estimates_in_words(item) == f"probability of an abnormality {shown}"
+    item.prevalence = 0.1
+    assert estimates_in_words(item) == f"probability of an abnormality {shown}, where 10% of studies have one"
 
 
 @pytest.mark.parametrize(

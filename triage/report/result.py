@@ -124,6 +124,7 @@ class ReportInput:
             "local_classifier": score.local_classifier,
             "p_value": score.p_value,
             "calibrated": score.calibrated,
+            "prevalence": score.prevalence,
         }
         named |= {f"percentile of {name}": value for name, value in sorted(score.percentiles.items())}
         return {name: float(value) for name, value in named.items() if value is not None}

@@ -120,12 +120,14 @@ def _group(
     return group
 
 
-def _algorithm(algorithm: Algorithm, inputs_hash: str, family: Code | None = None) -> sr.AlgorithmIdentification:
+def _algorithm(
+    algorithm: Algorithm, inputs_hash: str, family: Code | None = None, more: Sequence[str] = ()
+) -> sr.AlgorithmIdentification:
     return sr.AlgorithmIdentification(
         name=algorithm.name,
         version=algorithm.version,
         manufacturer=codes.MANUFACTURER,
-        parameters=[*algorithm.parameters, f"inputs-sha256={inputs_hash}"],
+        parameters=[*algorithm.parameters, *more, f"inputs-sha256={inputs_hash}"],
         family=family,
     )
 
@@ -144,6 +146,9 @@ def _measurements(result: ReportInput, inputs_hash: str) -> list[sr.Measurement]
             )
         ]
     score = result.score
+    # A probability holds for one prevalence only.
+    assumed = [] if score.prevalence is None else [f"prevalence={score.prevalence:g}"]
+    certainty = _algorithm(result.algorithm, inputs_hash, codes.ARTIFICIAL_INTELLIGENCE, assumed)
     # The population stands with the abnormality percentile, not with the log posterior: there the same number
     # would rank the other way round, and a reader who trusts the code would take the worst for the best.
     found: list[tuple[Code, float | None, Code, float | None]] = [
@@ -165,7 +170,7 @@ def _measurements(result: ReportInput, inputs_hash: str) -> list[sr.Measurement]
             name=name,
             value=value,
             unit=unit,
-            algorithm_id=algorithm,
+            algorithm_id=certainty if name is codes.CERTAINTY else algorithm,
             properties=None if percentile is None else _population(score, percentile),
         )
         for name, value, unit, percentile in found

@@ -64,7 +64,8 @@ def estimates_in_words(item: WorklistItem) -> str:
     if item.p_value is not None:
         parts.append(f"p-value of normal {item.p_value:.2g}")
     if item.calibrated is not None:
-        parts.append(f"probability of an abnormality {_share(item.calibrated)}")
+        among = "" if item.prevalence is None else f", where {_share(item.prevalence)} of studies have one"
+        parts.append(f"probability of an abnormality {_share(item.calibrated)}{among}")
     return "; ".join(parts)
 
 

@@ -52,6 +52,7 @@ class WorklistItem(BaseModel):
     )
     p_value: float | None = Field(description="conformal: how usual such a score is among reported normals")
     calibrated: float | None = Field(description="probability of an abnormality, where labels were calibrated on")
+    prevalence: float | None = Field(description="the share of abnormal studies that it takes for granted")
     model: str | None = Field(description="bundle that scored it: name, version, start of the digest")
     calibration: str | None = Field(description="reference set that the percentile is against")
     waited_s: float = Field(description="seconds since arrival, or until it was read")
@@ -85,6 +86,7 @@ class WorklistItem(BaseModel):
             percentiles=ranked.percentiles if ranked else {},
             p_value=ranked.p_value if ranked else None,
             calibrated=ranked.calibrated if ranked else None,
+            prevalence=ranked.prevalence if ranked else None,
             model=model_of(study),
             calibration=(score.calibration or None) if score else None,
             waited_s=round(waited_s(study, now), 3),

@@ -145,6 +145,7 @@ class Engine:
             percentiles=calibration.percentiles(statistics),
             p_value=calibration.p_value(combined),
             calibrated=calibration.calibrated(combined),
+            prevalence=calibration.probability.assumed if calibration.probability else None,
             levels_normal=normal.tolist(),
             levels_mixture=mixture.tolist(),
             not_scored=reason,
