@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from workers.images.volume import HU_OFFSET, TOP, Volume
+from workers.images.volume import Volume, lying_straight
 
 SPACING_MM = (5.0, 1.8, 1.8)
 BRAIN, SKULL = 0.86, 0.97
@@ -12,9 +12,7 @@ BRAIN, SKULL = 0.86, 0.97
 
 def volume_of(hu: npt.NDArray[np.floating], between_mm: float = 5.0) -> Volume:
     """Return a head, (D, H, W), HU, on the raster of `shared/data/bct_ctich.npz`, slices from below."""
-    affine = np.column_stack([np.diag([1.56, 1.56, between_mm]), np.zeros(3)])
-    values = np.clip(hu + HU_OFFSET, 0, TOP).astype(np.float32)
-    return Volume(values=values, affine=affine, up=np.array([0.0, 0.0, 1.0]), class_shares=np.zeros(5))
+    return Volume.of_hu(hu, lying_straight((between_mm, 1.56, 1.56)))
 
 
 def from_middle(

@@ -25,7 +25,7 @@ from workers.images.fit_gate_lesions import VOXEL_MM as HALF_MM
 from workers.images.gate_bct import COARSE, coarse_head
 from workers.images.head_network import LAYERS, HeadNetwork, channels
 from workers.images.resample import head_frame
-from workers.images.volume import HU_OFFSET, TOP, Volume
+from workers.images.volume import TOP, Volume, lying_straight
 
 log = structlog.get_logger(__name__)
 
@@ -68,13 +68,8 @@ def _halved(stored: npt.NDArray[np.uint8]) -> Hu:
 def as_volume(stored: npt.NDArray[np.uint8], *, between_mm: float = VOXEL_MM[0]) -> Volume:
     """Return a stored head, uint8 (D, H, W), in equation 4's values."""
     low, high = WINDOW_HU
-    return _volume(stored.astype(np.float32) / 255 * (high - low) + low, (between_mm, *VOXEL_MM[1:]))
-
-
-def _volume(hu: npt.NDArray[np.floating], voxel_mm: Sequence[float]) -> Volume:
-    affine = np.column_stack([np.diag(voxel_mm[::-1]), np.zeros(3)])
-    values = np.clip(hu + HU_OFFSET, 0, TOP).astype(np.float32)
-    return Volume(values=values, affine=affine, up=np.array([0.0, 0.0, 1.0]), class_shares=np.zeros(5))
+    hu = stored.astype(np.float32) / 255 * (high - low) + low
+    return Volume.of_hu(hu, lying_straight((between_mm, *VOXEL_MM[1:])))
 
 
 def examples(heads: Sequence[Hu], positives: int, negatives: int, *, seed: int) -> tuple[Coarse, Coarse]:
@@ -93,7 +88,7 @@ def examples(heads: Sequence[Hu], positives: int, negatives: int, *, seed: int) 
 def _coarse(volumes: Iterator[Hu], count: int) -> Coarse:
     found: list[Coarse] = []
     while len(found) < count:
-        volume = _volume(next(volumes), HALF_MM)
+        volume = Volume.of_hu(next(volumes), lying_straight(HALF_MM))
         try:
             found.append(coarse_head(volume, head_frame(volume)).astype(np.uint8))
         except NotScoredError:

@@ -1,8 +1,11 @@
 """A stack of slices -> one volume of brain-window values, read slice by slice."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 from pydicom import Dataset
 
 from triage.errors import NotScoredError
@@ -47,11 +50,26 @@ class Volume:
     up: Vector
     class_shares: Vector
 
+    @classmethod
+    def of_hu(
+        cls, hu: npt.NDArray[np.floating], affine: Vector, *, offset: int = HU_OFFSET, grey_levels: int = TOP + 1
+    ) -> Self:
+        """Return a head of which no more is known than its HU, inferior to superior, and where it lies."""
+        normal = np.cross(affine[:, 0], affine[:, 1])
+        values = np.clip(hu + offset, 0, grey_levels - 1).astype(np.float32)
+        shares = np.zeros(len(CLASS_EDGES_HU) + 1)
+        return cls(values=values, affine=affine, up=normal / np.linalg.norm(normal), class_shares=shares)
+
     @property
     def voxel_mm(self) -> tuple[float, float, float]:
         """Distance between slices (along the normal), rows and columns, mm."""
         along = float(self.affine[:, 2] @ self.up)
         return along, float(np.linalg.norm(self.affine[:, 1])), float(np.linalg.norm(self.affine[:, 0]))
+
+
+def lying_straight(voxel_mm: Sequence[float]) -> Vector:
+    """Return the affine of a volume whose axes are the patient's and whose voxels are so large, (D, H, W), mm."""
+    return np.column_stack([np.diag(voxel_mm[::-1]), np.zeros(3)])
 
 
 def load_volume(stack: Stack, grid: Grid) -> Volume:

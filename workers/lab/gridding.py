@@ -13,7 +13,7 @@ from triage.manifest import Preprocessing
 from workers.images.bct import bct_tensor
 from workers.images.cxr import cxr_tensor
 from workers.images.resample import head_frame
-from workers.images.volume import Volume
+from workers.images.volume import Volume, lying_straight
 
 Pixels = npt.NDArray[np.uint8]
 Columns = Mapping[str, npt.NDArray[np.generic]]
@@ -46,8 +46,8 @@ def gridder(path: Path, modality: str, grid: Preprocessing, options: Mapping[str
 
     def place(pixels: Pixels, row: int) -> Pixels:
         hu = low + pixels.astype(np.float64) / 255 * (high - low)
-        steps = [float(length[row % len(length)]) for length in (width, height, depth)]
-        return head_on_grid(hu, np.column_stack([np.diag(steps), np.zeros(3)]), grid)
+        voxel_mm = [float(length[row % len(length)]) for length in (depth, height, width)]
+        return head_on_grid(hu, lying_straight(voxel_mm), grid)
 
     return place
 
@@ -76,10 +76,7 @@ def head_on_grid(hu: npt.NDArray[np.float64], affine: npt.NDArray[np.float64], g
     NotScoredError
         If no head is found.
     """
-    values = np.clip(hu + grid.hu_offset, 0, grid.grey_levels - 1).astype(np.float32)
-    normal = np.cross(affine[:, 0], affine[:, 1])
-    up = normal / np.linalg.norm(normal)
-    volume = Volume(values=values, affine=affine, up=up, class_shares=np.zeros(5))
+    volume = Volume.of_hu(hu, affine, offset=grid.hu_offset, grey_levels=grid.grey_levels)
     return bct_tensor(volume, head_frame(volume), grid).pixels
 
 

@@ -61,7 +61,7 @@ class Order:
             raise ConfigurationError(f"preset {self.preset} is for {recipe.modality.lower()}, not {self.modality}")
         if self.rsna and (self.normal or self.mixture):
             raise ConfigurationError("--rsna makes both sets", remedy="leave out --normal and --mixture, or --rsna")
-        self._data_sources()  # what is wrong is told before any image is read
+        data = self._data_sources()  # what is wrong is told before any image is read
         check_names([*self.normal, *self.mixture, *self.calibration, *self.exclude])
         new_bundle_folder(self.out)
         if self.strict and not self.probe:
@@ -70,7 +70,7 @@ class Order:
             torch.set_num_threads(self.threads)
         group, place = join(self.device)
         try:
-            self._train(recipe, group, place)
+            self._train(recipe, data, group, place)
         finally:
             leave()
 
@@ -87,7 +87,7 @@ class Order:
             sources.append(DataSource(name=parts[0], licence=parts[1], credit=parts[2]))
         return (*sources, *(challenge.SOURCES if self.rsna else ()))
 
-    def _train(self, recipe: Preset, group: Group, place: torch.device) -> None:
+    def _train(self, recipe: Preset, data: tuple[DataSource, ...], group: Group, place: torch.device) -> None:
         sets = _rsna_sets(self.rsna, recipe, group) if self.rsna else _sets(self.normal, self.mixture, recipe)
         others = (_images(of, recipe) or _nothing(recipe) for of in (self.calibration, self.exclude))
         normal, mixture, own, kept_out = linked([sets.normal, sets.mixture, *others])
@@ -103,7 +103,7 @@ class Order:
             calibration=own if len(own) else None,
             excluded=excluded,
             out=self.out.resolve(),
-            data=self._data_sources(),
+            data=data,
             seed=self.seed,
             device=place,
             acquisition_auc=round(found.auc, 4) if found and found.auc is not None else None,
