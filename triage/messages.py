@@ -4,7 +4,7 @@ Nothing here may hold a UID, a name, an identifier or a date of a patient: a job
 (design invariant 7). `to_wire` and `from_wire` turn a record into msgpack-able builtins and back.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -35,7 +35,7 @@ class Priority(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInput:
-    """What the flows see of a study: one integer image on the bundle's grid.
+    """What the flows see of a study: an integer image on the bundle's grid, or several.
 
     Attributes
     ----------
@@ -43,13 +43,20 @@ class ModelInput:
         ``"CXR"`` or ``"BCT"``.
     pixels : numpy.ndarray
         uint8, shape (H, W) for CXR, (D, H, W) for BCT (inferior to superior, LPS rows and columns).
+    others : tuple of numpy.ndarray
+        Further images of the study, each like ``pixels``: the most abnormal one counts.
     relevance : bool
         Whether a relevance map is wanted: it costs time, and most sites have no use for it.
     """
 
     modality: str
     pixels: npt.NDArray[np.uint8]
+    others: tuple[npt.NDArray[np.uint8], ...] = ()
     relevance: bool = False
+
+    def each(self) -> "list[ModelInput]":
+        """Return an input for every image."""
+        return [replace(self, pixels=pixels, others=()) for pixels in (self.pixels, *self.others)]
 
     def to_wire(self) -> dict[str, Any]:
         """Return msgpack-able builtins."""
@@ -57,14 +64,23 @@ class ModelInput:
             "modality": self.modality,
             "shape": list(self.pixels.shape),
             "pixels": np.ascontiguousarray(self.pixels).tobytes(),
+            "others": [np.ascontiguousarray(pixels).tobytes() for pixels in self.others],
             "relevance": self.relevance,
         }
 
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> Self:
         """Rebuild the record; raises ``ValueError`` if the bytes do not fill the shape."""
-        pixels = np.frombuffer(wire["pixels"], dtype=np.uint8).reshape(wire["shape"])
-        return cls(modality=str(wire["modality"]), pixels=pixels, relevance=bool(wire.get("relevance", False)))
+        first, *others = (
+            np.frombuffer(pixels, dtype=np.uint8).reshape(wire["shape"])
+            for pixels in (wire["pixels"], *wire.get("others", []))
+        )
+        return cls(
+            modality=str(wire["modality"]),
+            pixels=first,
+            others=tuple(others),
+            relevance=bool(wire.get("relevance", False)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +115,8 @@ class Score:
         Every level's part of the two log densities, nats.
     not_scored : str
         Empty, or the reason why these numbers must not be ranked by.
+    images, chosen : int
+        How many images were scored, and which of them, from 0, these numbers are of.
     bundle_name, bundle_version, bundle_digest, calibration : str
         What scored it and against which reference.
     compute : str
@@ -122,6 +140,8 @@ class Score:
     levels_normal: list[float] = field(default_factory=list)
     levels_mixture: list[float] = field(default_factory=list)
     not_scored: str = ""
+    images: int = 1
+    chosen: int = 0
     bundle_name: str = ""
     bundle_version: str = ""
     bundle_digest: str = ""

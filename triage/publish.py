@@ -147,6 +147,7 @@ class Publisher:
             priority=study.priority if study.state is not State.UNSUITABLE else None,
             reason=study.reason if study.state is State.UNSUITABLE else "",
             rank=self._config.rank,
+            notes=study.notes,
             station=self._config.listen.ae_title,
             created_at=datetime.now(UTC),
         )

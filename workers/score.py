@@ -7,6 +7,7 @@ This process reaches the broker and the bundles, nothing else: no ledger, no obj
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -71,7 +72,7 @@ def _answer(engines: dict[str, Engine], job_id: int, bundle_digest: str, wire: d
     log.info("scored", job=job_id, model_time_s=round(score.model_time_s, 3))
     relevance = None
     if model_input.relevance and not score.not_scored:
-        relevance = map_one(engines[bundle_digest], model_input)
+        relevance = map_one(engines[bundle_digest], model_input.each()[score.chosen])
     return [SCORED_TASK, score.to_wire(), *([] if relevance is None else [relevance.to_wire()])]
 
 
@@ -88,7 +89,7 @@ def map_one(engine: Engine, model_input: ModelInput) -> Relevance | None:
 
 
 def score_one(engines: dict[str, Engine], bundle_digest: str, model_input: ModelInput) -> Score:
-    """Score one input with the bundle that was asked for, and no other.
+    """Score one input with the bundle that was asked for, and no other; of several images the most abnormal counts.
 
     Raises
     ------
@@ -100,4 +101,7 @@ def score_one(engines: dict[str, Engine], bundle_digest: str, model_input: Model
         raise BundleError(
             f"this score worker has no bundle {bundle_digest[:12]}", remedy="give node and workers the same bundles"
         )
-    return engine.score(model_input)
+    scores = [engine.score(one) for one in model_input.each()]
+    usable = [number for number, score in enumerate(scores) if not score.not_scored]
+    chosen = max(usable, key=lambda number: scores[number].combined, default=0)
+    return replace(scores[chosen], images=len(scores), chosen=chosen)

@@ -52,7 +52,7 @@ class _Table(HTMLParser):
 
 
 def fill(ward: Ward) -> None:
-    """Twenty-six studies of every kind."""
+    """Twenty-eight studies of every kind."""
     names = ("Doe^Jane", "Müller^Jörg^^Dr", "Yamada^Tarou=山田^太郎", "O'Neil^Sean", "García-López^María")
     reasons = (
         "only a lateral view was sent; a frontal one is needed",
@@ -76,6 +76,10 @@ def fill(ward: Ward) -> None:
     # A late image: the study is received again and keeps what was known of it.
     again = ward.reported(97.5, ago_s=2600, name="Late^Image")
     ward.receive(ago_s=20, name="Late^Image", uid=again.study_instance_uid)
+    # Another that can't be scored with the first ones: what lifted the study stays.
+    again = ward.reported(98.5, ago_s=2700, name="Late^Double")
+    ward.unsuitable("several slices lie at the same position", name="Late^Double", uid=again.study_instance_uid)
+    ward.noted("27 of 28 slices of the series; <b>5 mm</b>", name="Noted^Study")
     assert late.current
 
 
@@ -109,6 +113,11 @@ def test_the_page_shows_the_worklist_in_rank_order(ward: Ward, server: RunningSe
     assert by_name["Doe, Jane P0001"][1] == "HIGH"
     assert by_name["Late, Image P0026"][6].startswith("receiving revision 2")
     assert by_name["Late, Image P0026"][1] == "HIGH of an earlier revision"
+    doubles = next(row for row in rows if row[2].startswith("Late, Double"))
+    assert (doubles[1], doubles[7]) == ("HIGH of an earlier revision", "several slices lie at the same position")
+    assert doubles[8] == "98.5"
+    noted = next(row for row in rows if row[2].startswith("Noted, Study"))
+    assert noted[7] == "27 of 28 slices of the series; <b>5 mm</b>"
     assert {row[1] for row in rows if row[6] == "unsuitable"} == {"NOT SCORED"}
     assert all(row[7] for row in rows if row[6] in {"unsuitable", "failed"})
     assert f'href="{VIEWER.replace("{study_instance_uid}", items[0]["study_instance_uid"])}"' in page
@@ -197,7 +206,7 @@ def _log_in(browser: Browser, server: RunningServer) -> None:
 def test_a_browser_shows_the_page(ward: Ward, server: RunningServer, browser: Browser, tmp_path: Path) -> None:
     fill(ward)
     _log_in(browser, server)
-    assert browser.run("document.querySelectorAll('tr.study').length") == 26
+    assert browser.run("document.querySelectorAll('tr.study').length") == 28
     assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(14, 19, 24)"
     # All columns fit: nobody should have to scroll sideways for the reason or the buttons.
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")

@@ -53,6 +53,7 @@ class Ward:
     def __post_init__(self) -> None:
         self.ledger: Ledger = open_ledger(self.config, clock=self.clock)
         self._count = 0
+        self._notes: list[str] = []
 
     def receive(self, *, ago_s: float = 0.0, modality: str = "CR", name: str = "Doe^Jane", uid: str = "") -> Study:
         """A study whose first object arrived `ago_s` seconds ago, still receiving."""
@@ -98,6 +99,13 @@ class Ward:
         """A study with a score, not reported yet."""
         return self._scored(percentile, {}, **how)
 
+    def noted(self, notes: str, **how: object) -> Study:
+        """A scored study with something to be said about its images."""
+        self._notes = [notes]
+        study = self.scored(50.0, **how)
+        self._notes = []
+        return study
+
     def exploded(self, reason: str, **how: object) -> Study:
         """A study whose score must not be ranked by, with numbers that aren't any."""
         broken = {"log_posterior": math.nan, "combined": math.inf, "percentiles": {"flows": math.nan}}
@@ -105,7 +113,7 @@ class Ward:
 
     def _scored(self, percentile: float, changes: dict[str, Any], **how: object) -> Study:
         study, job, fence = self._preparing(**how)
-        self.ledger.prepared(job, fence, DIGEST, [f"{study.study_instance_uid}.1.{self._count}"])
+        self.ledger.prepared(job, fence, DIGEST, [f"{study.study_instance_uid}.1.{self._count}"], self._notes)
         (lease,) = self.ledger.claim_jobs(Stage.SCORE, 1, 60)
         score = Score(
             log_prob_normal=-5000.0,

@@ -82,11 +82,53 @@ def test_position_orders_the_slices_not_the_number_nor_the_file(store: Store, he
 def test_missing_doubled_and_irregular_slices_are_refused(store: Store, head: Slices) -> None:
     ordered = by_position(head)
     assert "slices missing between" in reason_of(store(ordered[:10] + ordered[11:]))
-    double = deepcopy(ordered[12])
-    double.SOPInstanceUID = double.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    (double,) = again(ordered[12:13])
+    set_pixels(double, stored(double)[::-1])
     assert reason_of(store([*ordered, double])) == "several slices lie at the same position"
     ordered[9].ImagePositionPatient[2] += 2.4
     assert "slices" in reason_of(store(ordered))
+
+
+def again(slices: Slices) -> Slices:
+    """Return the same slices of the same series under new SOP Instance UIDs."""
+    return with_(second_series(slices), SeriesInstanceUID=slices[0].SeriesInstanceUID)
+
+
+@pytest.mark.parametrize("count", [1, 33])
+def test_slices_that_were_sent_twice_under_other_names_count_once(store: Store, head: Slices, count: int) -> None:
+    once, twice = score_input(store(head)), score_input(store(head + again(head[:count])))
+    assert np.array_equal(once.model_input.pixels, twice.model_input.pixels)
+    assert f"{len(head)} of {len(head) + len(head[:count])} slices of the series" in twice.notes
+    assert f"{len(head)} slices" in once.notes
+
+
+def test_a_series_stays_whole_whatever_its_slices_say(store: Store, head: Slices) -> None:
+    """Another kernel at the base, an agent in one slice, rounded pixels, a slice that calls itself derived."""
+    whole = score_input(store(head))
+    for n, ds in enumerate(by_position(head)):
+        ds.ConvolutionKernel = "H30s" if n < 10 else "H31s"
+        ds.PixelSpacing = [float(v) + (n % 2) * 2e-6 for v in ds.PixelSpacing]
+        ds.ImageOrientationPatient = [1, 2e-6 * (n % 3), 0, 0, 1, 0]
+    head[5].ContrastBolusAgent = "IOMERON 300"
+    head[7].ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    found = score_input(store(head))
+    assert found.sources == whole.sources
+    assert same_but_for(found.model_input.pixels, whole.model_input.pixels) < 0.1
+    assert "kernel H31S" in found.notes
+
+
+def test_slices_that_were_left_out_are_told(store: Store, head: Slices) -> None:
+    del by_position(head)[0].ImagePositionPatient
+    assert f"{len(head) - 1} of {len(head)} slices of the series" in score_input(store(head)).notes
+
+
+def test_two_reconstructions_within_one_series_are_told_apart(store: Store, head: Slices) -> None:
+    found = score_input(store(head + with_(again(head), ConvolutionKernel="H60s")))
+    assert set(found.sources) == {ds.SOPInstanceUID for ds in head}
+    for names in range(3):  # whatever the slices' names: which of two soft kernels is scored hangs on the kernel
+        soft = with_(second_series(head), ConvolutionKernel="H40s")
+        renamed = second_series(head)
+        assert "kernel H31S" in score_input(store(soft + renamed)).notes, names
 
 
 def test_brain_between_slices_that_none_shows_is_told(store: Store, head: Slices) -> None:
@@ -184,7 +226,9 @@ def test_refused_by_the_header(store: Store, head: Slices, name: str) -> None:
     assert reason_of(store(with_(head, **attributes))) == reason
 
 
-@pytest.mark.parametrize("agent", ["NONE", "ohne KM", "Non contrast", "W/O CONTRAST"])
+@pytest.mark.parametrize(
+    "agent", ["NONE", "ohne KM", "Non contrast", "W/O CONTRAST", "N/A", "-", "NOT GIVEN", "KEINE", "NIL"]
+)
 def test_no_agent_by_many_names_is_no_contrast(store: Store, head: Slices, agent: str) -> None:
     assert score_input(store(with_(head, ContrastBolusAgent=agent))).modality == "BCT"
 

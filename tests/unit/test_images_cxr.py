@@ -13,8 +13,10 @@ from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorage
 
 from tests.support.images import Store, reason_of, same_but_for, score_input, set_pixels
 from tests.support.peers import shared
+from triage.messages import ModelInput
 from workers.images import Source
 from workers.images.borders import content_box
+from workers.images.cxr import MOST, cxr_tensor
 
 pytest_plugins = ["tests.support.images"]
 
@@ -45,6 +47,55 @@ def test_every_real_radiograph_passes() -> None:
         assert score_input([Source(file.name, file)]).model_input.pixels.shape == (128, 128)
 
 
+def a_view(chest: Dataset, *, flip: bool = False, **attributes: object) -> Dataset:
+    """Return another radiograph of the same study."""
+    view = copy(chest, **attributes)
+    set_pixels(view, stored(chest)[:, ::-1] if flip else stored(chest)[8:-8])
+    return view
+
+
+def test_all_frontal_views_are_scored(store: Store, chest: Dataset) -> None:
+    """An abnormal one must not stay unseen beside a normal one (shared/dicom.md, section 5)."""
+    ap, lateral = a_view(chest, ViewPosition="AP"), copy(chest, ViewPosition="LL")
+    found = score_input(store([ap, lateral, chest, copy(chest)]))
+    assert len(found.model_input.others) == 1
+    assert found.sources[1] == ap.SOPInstanceUID
+    assert found.notes == ["PA view", "AP view", "2 of 4 radiographs", "the most abnormal one counts"]
+    first, second = found.model_input.each()
+    assert np.array_equal(first.pixels, tensor(store, chest))
+    assert np.array_equal(second.pixels, tensor(store, ap))
+    assert ModelInput.from_wire(found.model_input.to_wire()).each()[1].pixels.tobytes() == second.pixels.tobytes()
+
+
+def test_of_very_many_views_some_are_scored_and_it_is_told(store: Store, chest: Dataset) -> None:
+    rows = stored(chest)
+    views = [copy(chest, ContentTime=f"{hour:02d}0000") for hour in range(10)]
+    for number, view in enumerate(views):
+        set_pixels(view, rows[4 * number :])
+    found = score_input(store(views))
+    assert len(found.sources) == len(found.model_input.each()) == MOST
+    assert f"{MOST} of 10 radiographs" in found.notes
+
+
+def test_a_radiograph_in_a_head_cts_study_is_not_passed_over_in_silence(
+    store: Store, chest: Dataset, head: list[Dataset]
+) -> None:
+    found = score_input(store([*head, chest]))
+    assert found.modality == "BCT"
+    assert found.notes[-1] == "chest radiographs not looked at: 1"
+
+
+def test_a_detectors_whole_size_looks_like_its_quarter(store: Store, chest: Dataset) -> None:
+    """Smoothing 7,600 pixels at once once gave no numbers at all."""
+    small = tensor(store, chest)
+    grey = stored(chest).astype(np.float32) / (2**chest.BitsStored - 1)
+    plain = cxr_tensor(grey, (128, 128))
+    for times in (2, 3, 8):
+        large = cxr_tensor(grey.repeat(times, axis=0).repeat(times, axis=1), (128, 128))
+        assert same_but_for(large, plain) < 0.6
+    assert small.shape == plain.shape
+
+
 def test_dx_for_presentation_is_preferred_to_cr_and_pa_to_ap(store: Store, chest: Dataset) -> None:
     cr = copy(chest, SOPClassUID=ComputedRadiographyImageStorage, Modality="CR")
     ap = copy(chest, ViewPosition="AP")
@@ -60,6 +111,9 @@ def test_dx_for_presentation_is_preferred_to_cr_and_pa_to_ap(store: Store, chest
         {"ViewPosition": "", "SeriesDescription": "PA/LAT"},
         {"ViewPosition": "", "SeriesDescription": "CHEST PA AND LATERAL"},
         {"ViewPosition": "FRONTAL"},
+        {"ViewPosition": "PORTABLE"},
+        {"ViewPosition": "", "SeriesDescription": "LATERAL+FRONTAL"},
+        {"BodyPartExamined": "BRUSTKORB", "StudyDescription": "", "SeriesDescription": "", "ProtocolName": ""},
     ],
 )
 def test_a_name_that_may_mean_a_frontal_view_is_left_to_the_image(
@@ -67,6 +121,13 @@ def test_a_name_that_may_mean_a_frontal_view_is_left_to_the_image(
 ) -> None:
     other = copy(chest, **header)
     assert score_input(store([other])).sources == [other.SOPInstanceUID]
+
+
+@pytest.mark.parametrize(
+    ("position", "view"), [("P-A", "PA"), ("POSTERO_ANTERIOR", "PA"), ("A-P", "AP"), ("AP SUPINE", "AP")]
+)
+def test_a_view_is_known_by_its_many_names(store: Store, chest: Dataset, position: str, view: str) -> None:
+    assert f"{view} view" in score_input(store([copy(chest, ViewPosition=position)])).notes
 
 
 def test_the_order_of_the_files_changes_nothing(store: Store, chest: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -327,6 +328,20 @@ def test_a_report_of_a_no_that_fails_leaves_the_reason(ledger: Ledger) -> None:
     assert (done.state, done.reason) == (State.UNSUITABLE, "lateral view")
     assert ledger.job(job.id).state is JobState.FAILED
     assert "no report can be built" in ledger.events(study.id)[-1].reason
+
+
+def test_of_several_images_the_one_that_counts_stays_a_source(ledger: Ledger) -> None:
+    study = receive(ledger)
+    uids = [f"{study.study_instance_uid}.1.{number}" for number in (1, 2, 3)]
+    for number in (2, 3):
+        ledger.record_instance(an_object(study.study_instance_uid, number))
+    job = to_preparing(ledger, study)
+    ledger.prepared(job.id, job.fence, DIGEST, uids, ["PA view", "3 of 3 radiographs"])
+    assert [source.sop_instance_uid for source in ledger.sources_of(study.id)] == uids
+    job = lease(ledger, Stage.SCORE, study)
+    ledger.scored(job.id, job.fence, replace(a_score(), images=3, chosen=1), Priority.HIGH)
+    assert [source.sop_instance_uid for source in ledger.sources_of(study.id)] == uids[1:2]
+    assert ledger.study_by_id(study.id).notes == "PA view; 3 of 3 radiographs"
 
 
 @pytest.mark.parametrize("report", [False, True])

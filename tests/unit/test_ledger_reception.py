@@ -4,7 +4,19 @@ import hashlib
 
 import pytest
 
-from tests.support.ledgers import Clock, a_report, an_object, lease, receive, to_complete, to_reported, to_state
+from tests.support.ledgers import (
+    DIGEST,
+    Clock,
+    a_report,
+    a_score,
+    an_object,
+    lease,
+    receive,
+    to_complete,
+    to_reported,
+    to_scored,
+    to_state,
+)
 from triage.errors import ConflictingObjectError, NotFoundError
 from triage.ledger import JobState, Ledger, OutboxState, Recorded, State
 from triage.messages import Priority, Stage
@@ -86,7 +98,9 @@ def test_a_late_image_opens_the_next_revision(ledger: Ledger, clock: Clock, stat
     assert all(ledger.claim_jobs(stage, 10, 60) == [] for stage in Stage)
 
 
-def test_a_new_revision_keeps_the_priority_until_it_is_scored(ledger: Ledger) -> None:
+@pytest.mark.parametrize("by", ["gate", "guard"])
+def test_a_new_revision_keeps_the_priority_until_it_is_scored(ledger: Ledger, by: str) -> None:
+    """A study that was lifted must not sink because an image came late that can't be scored with the rest."""
     to_reported(ledger, receive(ledger, UID))
     ledger.record_instance(an_object(UID, 2))
     second = ledger.study(UID)
@@ -94,8 +108,19 @@ def test_a_new_revision_keeps_the_priority_until_it_is_scored(ledger: Ledger) ->
     to_complete(ledger, second)
     job = lease(ledger, Stage.PREPARE, second)
     assert ledger.study(UID).priority is Priority.HIGH
-    ledger.unsuitable(job.id, job.fence, "lateral view")
-    assert (ledger.study(UID).priority, ledger.study(UID).percentile) == (None, None)
+    if by == "gate":
+        ledger.unsuitable(job.id, job.fence, "lateral view")
+    else:
+        ledger.prepared(job.id, job.fence, DIGEST, [])
+        job = lease(ledger, Stage.SCORE, second)
+        ledger.scored(job.id, job.fence, a_score(1.0, not_scored="unlike anything"), None)
+    unscored = ledger.study(UID)
+    assert (unscored.state, unscored.priority, unscored.percentile) == (State.UNSUITABLE, Priority.HIGH, 97.0)
+    ledger.record_instance(an_object(UID, 3))
+    third = ledger.study(UID)
+    assert (third.priority, third.percentile) == (Priority.HIGH, 97.0)
+    to_scored(ledger, third, priority=Priority.LOW, percentile=12.0)
+    assert (ledger.study(UID).priority, ledger.study(UID).percentile) == (Priority.LOW, 12.0)
 
 
 @pytest.mark.parametrize("state", LATE)

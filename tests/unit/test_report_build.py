@@ -110,6 +110,14 @@ def test_what_calibration_says_is_told(tmp_path: Path) -> None:
             result(score=replace(full, **broken))
 
 
+def test_what_was_done_to_the_images_is_told(tmp_path: Path) -> None:
+    notes = "28 slices; head turned by 16 degrees, straightened"
+    document, _ = read_back(build_report([header()], replace(result(), notes=notes)), tmp_path)
+    assert texts(document, "121106") == [notes]
+    assert replace(result(), notes=notes).statement != result().statement
+    assert texts(read_back(build_report([header()], result()), tmp_path)[0], "121106") == []
+
+
 def test_the_algorithm_is_told_to_the_last_bit(tmp_path: Path) -> None:
     document, _ = read_back(build_report([header()], result()), tmp_path)
     assert set(texts(document, "111001")) == {"cxr-starter"}

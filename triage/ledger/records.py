@@ -113,7 +113,9 @@ class Study:
     instance_count, image_count : int
         Objects held of the study up to this revision: all, and those of modalities that hold images.
     priority, percentile : Priority or None, float or None
-        Of this revision's score; until it is scored, those of the revision before it.
+        Of this revision's score; while it has none, or can't have any, those of the revision before it.
+    notes : str
+        Which images were scored, and what was done to them.
     current : bool
         Whether this is the study's latest revision.
     """
@@ -146,6 +148,7 @@ class Study:
     claimed_by: str
     read_at: float | None
     reported_at: float | None
+    notes: str
     current: bool
 
 

@@ -19,9 +19,6 @@ from triage.ledger.reception import held_instances
 from triage.ledger.records import Instance, Job, JobState, OutboxNew, OutboxState, State, Study
 from triage.messages import Priority, Score, Stage
 
-# What a study without a score shows: not what an earlier revision had.
-_NO_SCORE: dict[str, Any] = {"priority": None, "percentile": None, "log_posterior": None}
-
 
 class Results(Room):
     """What the workers' results do to the ledger."""
@@ -36,7 +33,7 @@ class Results(Room):
     ) -> Job | None:
         """Take the end of a PREPARE job: the study is scoring, its SCORE job ready.
 
-        The event keeps ``notes``: which images were chosen, and what was done to them.
+        Study and event keep ``notes``: which images were chosen, and what was done to them.
 
         Returns
         -------
@@ -57,7 +54,8 @@ class Results(Room):
                 study = self._lock_study(connection, study.id)
             _replace_sources(connection, study, source_sop_instance_uids)
             _finish(connection, job, bundle_digest)
-            self._move(connection, study, State.SCORING, actor="prepare", reason="; ".join(notes))
+            told = "; ".join(notes)
+            self._move(connection, study, State.SCORING, actor="prepare", reason=told, notes=told)
             return self._arm(connection, study.id, Stage.SCORE, bundle_digest)
 
     def scored(
@@ -71,8 +69,9 @@ class Results(Room):
     ) -> Job | None:
         """Take a score: the study is scored and its REPORT job ready.
 
-        A score that says ``not_scored`` makes the study unsuitable, without a priority; it then gets a REPORT job
-        only with `report_not_scored`.
+        A score that says ``not_scored`` makes the study unsuitable; it then gets a REPORT job only with
+        `report_not_scored`. If an earlier revision was scored, its priority stays: a late image never lets a study
+        sink that was lifted. Of several images only the one that the score is of stays a source.
 
         Returns
         -------
@@ -87,12 +86,17 @@ class Results(Room):
             to_state = State.UNSUITABLE if score.not_scored else State.SCORED
             values = _score_columns(score, priority)
             self._move(connection, study, to_state, actor="score", reason=score.not_scored, **values)
+            if score.images > 1:
+                others = schema.source.c.study_id == study.id, schema.source.c.position != score.chosen
+                connection.execute(delete(schema.source).where(*others))
             if score.not_scored and not report_not_scored:
                 return None
             return self._arm(connection, study.id, Stage.REPORT, job.bundle_digest)
 
     def unsuitable(self, job_id: int, fence: int, reason: str, report: bool = False) -> Job | None:
         """Take the gate's no: the study is unsuitable, for a reason that a radiographer reads.
+
+        What an earlier revision was lifted by stays, as in `scored`.
 
         Returns
         -------
@@ -104,7 +108,7 @@ class Results(Room):
                 return None
             job, study = held
             _finish(connection, job, job.bundle_digest)
-            self._move(connection, study, State.UNSUITABLE, actor=job.stage, reason=reason, **_NO_SCORE)
+            self._move(connection, study, State.UNSUITABLE, actor=job.stage, reason=reason)
             return self._arm(connection, study.id, Stage.REPORT) if report else None
 
     def reported(
@@ -175,7 +179,7 @@ def _finish(connection: Connection, job: Job, bundle_digest: str) -> None:
 def _score_columns(score: Score, priority: Priority | None) -> dict[str, Any]:
     columns: dict[str, Any] = {"score": json.dumps(score.to_wire())}
     if score.not_scored:
-        return columns | _NO_SCORE
+        return columns
     finite = {"percentile": score.percentile, "log_posterior": score.log_posterior}
     return columns | {"priority": priority} | {k: v if math.isfinite(v) else None for k, v in finite.items()}
 

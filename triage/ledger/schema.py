@@ -77,6 +77,7 @@ study = Table(
     _text("claimed_by"),
     Column("read_at", Double),
     Column("reported_at", Double),
+    _text("notes"),
     UniqueConstraint("study_instance_uid", "revision"),
     _one_of("state", State),
     _one_of("priority", Priority),

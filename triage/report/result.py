@@ -41,6 +41,8 @@ class ReportInput:
         Why there is no score. Empty for a scored study.
     rank : triage.config.schema.Rank
         The thresholds: the flag is "Yes" from `rank.high_percentile` on, and "Undetermined" below, never "No".
+    notes : str
+        Which images were scored, and what was done to them.
     station : str
         The node's AE title; names the device observer.
     created_at : datetime.datetime or None
@@ -59,6 +61,7 @@ class ReportInput:
     priority: Priority | None = None
     reason: str = ""
     rank: Rank = field(default_factory=Rank)
+    notes: str = ""
     station: str = "TRIAGE"
     created_at: datetime | None = None
 
@@ -134,4 +137,5 @@ class ReportInput:
         """Everything the report states, as one text: two results that differ in it need two SOP Instance UIDs."""
         numbers = {} if self.not_scored else self._numbers
         told = [f"{name}={value.hex()}" for name, value in numbers.items()]
-        return "|".join([*told, str(self.priority or ""), str(self.suspected_abnormality), self.not_scored])
+        words = (str(self.priority or ""), str(self.suspected_abnormality), self.not_scored, self.notes)
+        return "|".join([*told, *words])

@@ -113,10 +113,9 @@ def _group(
                 relationship_type=RelationshipTypeValues.CONTAINS,
             )
         )
-    if result.not_scored:
-        group[0].ContentSequence.append(
-            sr.TextContentItem(codes.REASON_NOT_SCORED, result.not_scored, RelationshipTypeValues.CONTAINS)
-        )
+    for name, text in ((codes.REASON_NOT_SCORED, result.not_scored), (codes.COMMENT, result.notes)):
+        if text:
+            group[0].ContentSequence.append(sr.TextContentItem(name, text, RelationshipTypeValues.CONTAINS))
     return group
 
 

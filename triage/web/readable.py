@@ -88,13 +88,21 @@ def verdict(item: WorklistItem) -> tuple[str, str]:
     """Return how the page shows the model's say: (style, words). "Not scored" never looks like a low score."""
     if item.state == State.FAILED:
         return "failed", "FAILED"
-    if item.state == State.UNSUITABLE:
+    if item.state == State.UNSUITABLE and item.priority in {None, Priority.LOW}:
         return "unscored", "NOT SCORED"
     if item.priority is None:
         return ("pending", "pending") if item.state in _PENDING else ("unscored", "NOT SCORED")
     if item.priority is Priority.LOW:
         return "low", "LOW · unflagged"
     return item.priority.value.lower(), item.priority.value
+
+
+def inherited(item: WorklistItem) -> str:
+    """Return what is said of a priority that was suggested for an earlier revision; it stays until there is another."""
+    style, _ = verdict(item)
+    if item.priority is None or item.log_posterior is not None or style == "unscored":
+        return ""
+    return f"{item.priority} of an earlier revision" if style == "failed" else "of an earlier revision"
 
 
 def _clock(value: datetime) -> str:
@@ -117,6 +125,7 @@ def make_environment() -> Environment:
         "percentile": readable_percentile,
         "estimates": estimates_in_words,
         "verdict": verdict,
+        "inherited": inherited,
         "clock": _clock,
     }
     environment.globals |= {"version": __version__, "order_in_words": ORDER_IN_WORDS}

@@ -44,7 +44,10 @@ class WorklistItem(BaseModel):
     arrived_at: datetime = Field(description="when the study's first object came, UTC")
     state: str
     reason: str = Field(description="why it is not scored, or what the last step says; empty otherwise")
-    priority: Priority | None = Field(description="suggested by the model; null: no score. LOW is not 'normal'")
+    notes: str = Field(description="which images were scored, and what was done to them")
+    priority: Priority | None = Field(
+        description="suggested by the model, perhaps for an earlier revision; null: no score. LOW is not 'normal'"
+    )
     percentile: float | None = Field(description="abnormality percentile, 0 to 100, of the calibration reference")
     log_posterior: float | None = Field(description="log p(x|normal) - log p(x), nats")
     percentiles: dict[str, float] = Field(
@@ -80,6 +83,7 @@ class WorklistItem(BaseModel):
             arrived_at=moment(study.arrived_at),
             state=study.state.value,
             reason=study.reason,
+            notes=study.notes,
             priority=study.priority,
             percentile=study.percentile,
             log_posterior=study.log_posterior,

@@ -1,8 +1,10 @@
 """Brain CT: which series of a study is scored, and that series on the model's grid."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedE
 
 from triage.errors import NotScoredError
 from triage.messages import ModelInput
+from workers.images.doubles import without_doubles
 from workers.images.frames import Frame, frames_of
 from workers.images.gate_bct import check_head
 from workers.images.level import shift_hu, shifted
@@ -44,6 +47,8 @@ _SHARP = re.compile(
 )
 _SOFT = re.compile(r"SOFT|STAND|STD|BRAIN|\b[A-Z]{1,2}[23]\d[A-Z]?\b|\bH4\d[A-Z]?\b|\bFC(2\d|6\d)\b|\bU[ABC]\b")
 
+_Said = TypeVar("_Said", str, bool, float)
+
 
 class _RefusedError(NotScoredError):
     """A stack is refused; how far it came tells which of several refusals explains the study best."""
@@ -75,6 +80,8 @@ class HeadTensor:
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
     stack: Stack
+    kernel: str
+    thickness_mm: float
     order: tuple[object, ...]
 
 
@@ -83,7 +90,7 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
 
     Stacks are refused by geometry and acquisition first; the others are tried in this order until one passes the
     image check: soft kernel; thickness nearest 5 mm; tube voltage nearest 120 kV; described as head or brain; most
-    slices; latest; Series Instance UID.
+    slices; latest; kernel; Series Instance UID.
 
     Parameters
     ----------
@@ -99,11 +106,14 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
     """
     frames: list[Frame] = []
     refused: list[_RefusedError] = []
+    unplaced: Counter[str] = Counter()
     for source, ds in headers:
         try:
             frames.extend(frames_of(source, ds))
         except NotScoredError as exc:
+            unplaced[str(ds.get("SeriesInstanceUID", ""))] += 1
             refused.append(_RefusedError(1, exc.message))
+    held = unplaced + Counter(frame.series for frame in frames if "LOCALIZER" not in frame.image_type)
     candidates = []
     for members in group(frames):
         try:
@@ -112,7 +122,7 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
             refused.append(exc)
     for candidate in sorted(candidates, key=lambda c: c.order):
         try:
-            return _prepared(candidate.stack, grid)
+            return _prepared(candidate, held[candidate.stack.frames[0].series], grid)
         except NotScoredError as exc:
             refused.append(_RefusedError(9, exc.message))
     furthest = max((exc.stage for exc in refused), default=0)
@@ -137,14 +147,17 @@ def bct_tensor(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadTensor:
     return HeadTensor(pixels=pixels, frame=laid, shift_hu=by_hu)
 
 
-def _prepared(stack: Stack, grid: Grid) -> Prepared:
+def _prepared(candidate: _Candidate, held: int, grid: Grid) -> Prepared:
+    """Bring a stack onto the grid; its series holds so many slices."""
+    stack = candidate.stack
     volume = load_volume(stack, grid)
     frame = head_frame(volume)
     check_head(volume, frame)
     head = bct_tensor(volume, frame, grid)
-    first = stack.frames[0]
-    notes = [f"{len(stack.frames)} slices", f"{first.thickness_mm:g} mm"]
-    if kernel := _UNPRINTABLE.sub("", first.kernel):
+    count = len(stack.frames)
+    notes = [f"{count} slices" if count == held else f"{count} of {held} slices of the series"]
+    notes.append(f"{candidate.thickness_mm:g} mm")
+    if kernel := _UNPRINTABLE.sub("", candidate.kernel):
         notes.append(f"kernel {kernel[:KERNEL_LENGTH]}")
     if stack.unseen_mm > TOLD_UNSEEN_MM:
         notes.append(f"{stack.unseen_mm:.1f} mm between slices not seen")
@@ -160,39 +173,48 @@ def _prepared(stack: Stack, grid: Grid) -> Prepared:
 
 
 def _candidate(members: Sequence[Frame]) -> _Candidate:
-    """Judge a group of slices by its headers."""
-    first = members[0]
-    _check_kind(first)
-    if abs(first.normal[2]) < np.cos(np.radians(MAX_OBLIQUE_DEGREES)):
+    """Judge a group of slices by its headers: by what most of them say."""
+    _check_kind(_usual(f.image_type for f in members))
+    if abs(members[0].normal[2]) < np.cos(np.radians(MAX_OBLIQUE_DEGREES)):
         raise _RefusedError(3, "no axial series")
     try:
-        stack = stacked(members)
+        stack = stacked(without_doubles(members))
     except NotScoredError as exc:
         raise _RefusedError(4 if len(members) > 1 else 2, exc.message) from exc
-    if first.contrast:
+    if _usual(f.contrast for f in stack.frames):
         raise _RefusedError(5, "contrast series only")
-    if _SHARP.search(first.kernel):
+    kernel = _usual(f.kernel for f in stack.frames)
+    if _SHARP.search(kernel):
         raise _RefusedError(6, "bone kernel only")
+    first = stack.frames[0]
     sides = first.shape[0] * first.pixel_mm[0], first.shape[1] * first.pixel_mm[1]
     if min(sides) < FIELD_OF_VIEW_MM[0] or max(sides) > FIELD_OF_VIEW_MM[1]:
         raise _RefusedError(7, f"a field of view of {max(sides):.0f} mm does not show a head")
     if stack.coverage_mm < MIN_COVERAGE_MM:
         raise _RefusedError(7, f"the slices cover {stack.coverage_mm:.0f} mm only, not the whole brain")
+    thickness_mm = _usual(f.thickness_mm for f in stack.frames)
     order = (
-        0 if _SOFT.search(first.kernel) else 1,
-        abs((first.thickness_mm or PREFERRED_THICKNESS_MM) - PREFERRED_THICKNESS_MM),
-        abs((first.kvp or PREFERRED_KVP) - PREFERRED_KVP),
+        0 if _SOFT.search(kernel) else 1,
+        abs((thickness_mm or PREFERRED_THICKNESS_MM) - PREFERRED_THICKNESS_MM),
+        abs((_usual(f.kvp for f in stack.frames) or PREFERRED_KVP) - PREFERRED_KVP),
         0 if _HEAD.search(first.description) else 1,
         -len(stack.frames),
-        tuple(-ord(c) for c in first.when),
+        tuple(-ord(c) for c in max(f.when for f in stack.frames)),
+        kernel,
         first.series,
     )
-    return _Candidate(stack=stack, order=order)
+    return _Candidate(stack=stack, kernel=kernel, thickness_mm=thickness_mm, order=order)
 
 
-def _check_kind(frame: Frame) -> None:
+def _usual(values: Iterable[_Said]) -> _Said:
+    """Return the most frequent value; of equally frequent ones the greatest, so that no order of files decides."""
+    counts = Counter(values)
+    return max(counts, key=lambda value: (counts[value], value))
+
+
+def _check_kind(image_type: str) -> None:
     """Refuse by ImageType (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1); absent is taken as an original."""
-    kind = frame.image_type.split()
+    kind = image_type.split()
     if "LOCALIZER" in kind:
         raise _RefusedError(1, "localizer only")
     if "SECONDARY" in kind:

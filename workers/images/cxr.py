@@ -30,16 +30,21 @@ RADIOGRAPHS = (
 #: Smaller than this, an image is an icon or a detail, not a chest.
 MIN_SIDE_PIXELS = 96
 MAX_ASPECT = 2.0
+#: So many radiographs of a study are scored at most.
+MOST = 8
+#: A picture is averaged down to no less than so many times the grid before it is smoothed: that costs what its size
+#: costs, and smoothing much more.
+FINER = 8
 #: Share of the picture at each side that takes no part in the standardisation of greys.
 EDGE = 0.12
 #: Tone curves are straightened by a power between these.
 POWERS = (0.5, 2.0)
 
-_CHEST = re.compile(r"CHEST|THORA[XK]|TORAX|LUNG|PULMO|CXR", re.IGNORECASE)
+_CHEST = re.compile(r"CHEST|THORA[XK]|THORACIC(?! SP)|TORAX|TORACE|BRUSTKORB|LUNG|PULMO|CXR", re.IGNORECASE)
 _LATERAL = re.compile(r"\bLAT(ERAL)?\b|\bLL\b|\bRL\b|SEITLICH|PROFIL", re.IGNORECASE)
 _OBLIQUE = re.compile(r"OBLIQUE|\b(RAO|LAO|RPO|LPO|RLO|LLO)\b", re.IGNORECASE)
 _DECUBITUS = re.compile(r"DECUB|\b(RLD|LLD)\b", re.IGNORECASE)
-_FRONTAL = re.compile(r"\b(PA|AP)\b|POSTERO-?ANTERIOR|ANTERO-?POSTERIOR", re.IGNORECASE)
+_FRONTAL = re.compile(r"\b(P-?A|A-?P)\b|POSTERO[- ]?ANTERIOR|ANTERO[- ]?POSTERIOR|FRONTAL", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +55,10 @@ class _Candidate:
 
 
 def prepare_cxr(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepared:
-    """Choose the frontal chest radiograph of a study and bring it onto the model's grid.
+    """Bring the frontal chest radiographs of a study onto the model's grid.
 
-    Of several, the first that passes the image check is taken in this order: DX for presentation before CR;
-    PA, then AP, then unnamed view; most recent; largest; SOP Instance UID.
+    All that pass the image check are taken, at most `MOST`: whichever is the most abnormal counts. Their order: DX for
+    presentation before CR; PA, then AP, then unnamed view; most recent; largest; SOP Instance UID.
 
     Parameters
     ----------
@@ -73,18 +78,36 @@ def prepare_cxr(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
             candidates.append(_candidate(source, ds))
         except NotScoredError as exc:
             reasons.append(exc.message)
+    found: dict[bytes, tuple[_Candidate, npt.NDArray[np.uint8]]] = {}
     for candidate in sorted(candidates, key=lambda c: c.order):
         try:
             pixels = _pixels(candidate.source, grid)
         except NotScoredError as exc:
             reasons.insert(0, exc.message)
             continue
-        notes = [f"{candidate.view} view"] if candidate.view else ["view recognised by the image alone"]
-        if len(headers) > 1:
-            notes.append(f"1 of {len(headers)} radiographs")
-        model_input = ModelInput(modality=CXR, pixels=pixels)
-        return Prepared(model_input=model_input, sources=[candidate.source.sop_instance_uid], modality=CXR, notes=notes)
-    raise NotScoredError("; ".join(dict.fromkeys(reasons[:2])) or "no radiograph in the study")
+        found.setdefault(pixels.tobytes(), (candidate, pixels))
+        if len(found) == MOST:
+            break
+    if not found:
+        raise NotScoredError("; ".join(dict.fromkeys(reasons[:2])) or "no radiograph in the study")
+    chosen, (first, *others) = zip(*found.values(), strict=True)
+    return Prepared(
+        model_input=ModelInput(modality=CXR, pixels=first, others=tuple(others)),
+        sources=[candidate.source.sop_instance_uid for candidate in chosen],
+        modality=CXR,
+        notes=_notes([candidate.view for candidate in chosen], len(headers)),
+    )
+
+
+def _notes(views: Sequence[str], radiographs: int) -> list[str]:
+    """Return what a reader should know: which views were scored, and of how many radiographs."""
+    named = [f"{view} view" for view in dict.fromkeys(views) if view]
+    notes = named if all(views) else [*named, "view recognised by the image alone"]
+    if radiographs > 1:
+        notes.append(f"{len(views)} of {radiographs} radiographs")
+    if len(views) > 1:
+        notes.append("the most abnormal one counts")
+    return notes
 
 
 def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None) -> npt.NDArray[np.uint8]:
@@ -144,12 +167,15 @@ def _resized(image: Floats, size: tuple[int, ...]) -> Floats:
     """Resample to (H, W), after a Gaussian whose width follows the shrink factor so that nothing aliases."""
     shrink = [n / m for n, m in zip(image.shape, size, strict=True)]
     itk = sitk.GetImageFromArray(image)
-    sigmas = [0.45 * factor if factor > 1 else 0.0 for factor in shrink]
-    # ITK counts axes from the fastest; a zero variance leaves an axis alone
-    variances = [max(sigma, 1e-3) ** 2 for sigma in reversed(sigmas)]
-    if any(sigmas):
-        itk = sitk.DiscreteGaussian(itk, variances, 64, 0.01, False)
     itk.SetOrigin([0.5, 0.5])
+    # ITK counts axes from the fastest.
+    bins = [max(1, int(factor / FINER)) for factor in reversed(shrink)]
+    if max(bins) > 1:
+        itk = sitk.BinShrink(itk, bins)
+    sigmas = [0.45 * factor / n if factor > 1 else 0.0 for factor, n in zip(reversed(shrink), bins, strict=True)]
+    if any(sigmas):
+        # A variance of zero would be refused.
+        itk = sitk.DiscreteGaussian(itk, [max(sigma, 1e-3) ** 2 for sigma in sigmas], 64, 0.01, False)
     grid = sitk.Image(size[1], size[0], sitk.sitkFloat32)
     grid.SetSpacing([shrink[1], shrink[0]])
     grid.SetOrigin([shrink[1] / 2, shrink[0] / 2])
@@ -231,12 +257,9 @@ def _view(ds: Dataset) -> str:
     orientation = [str(v)[:1] for v in np.atleast_1d(ds.get("PatientOrientation") or [])]
     if orientation and orientation[0] in ("A", "P"):
         raise NotScoredError("lateral view only")
+    # Of other words ("PORTABLE", "SUPINE") and of none the image itself has to say what it shows.
     found = _FRONTAL.search(named)
-    if position and not found and "FRONTAL" not in position:
-        raise NotScoredError("neither a PA nor an AP view")
-    if not found:
-        return ""
-    return "PA" if found.group(0).upper().startswith("P") else "AP"
+    return {"P": "PA", "A": "AP"}.get(found.group(0)[0].upper(), "") if found else ""
 
 
 def _meanings(ds: Dataset, keyword: str) -> str:

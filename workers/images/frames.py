@@ -15,7 +15,8 @@ from workers.images.sources import Source
 
 #: What is written for "no agent"; "without and with" is one, and so is a non-ionic agent.
 _NO_CONTRAST = re.compile(
-    r"NONE|NO|N|0|WITHOUT|PLAIN|NATIVE?|UNENHANCED|NON[- ]?(CONTRAST|ENHANCED)"
+    r"NONE|NO|N|0|-+|N/?A|NIL|FALSE|UNKNOWN|WITHOUT|PLAIN|NATIVE?|UNENHANCED|NON[- ]?(CONTRAST|ENHANCED)"
+    r"|NOT (GIVEN|USED|ADMINISTERED|APPLICABLE)|KEINE?S?|AUCUNE?|NESSUNO|NINGUNO"
     r"|(NO|WITHOUT|W/O|OHNE|SANS|SENZA|SIN)\b(?!.*\b(WITH|MIT|AVEC|CON)\b).*",
     re.IGNORECASE,
 )

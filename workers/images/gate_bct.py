@@ -155,7 +155,7 @@ def _check_likeness(volume: Volume, frame: HeadFrame) -> None:
     mean, network = _learned()
     likeness = _correlation(head, mean)
     if likeness < MIN_LIKENESS:
-        raise NotScoredError("not a head: nothing like the shape of one")
+        raise NotScoredError("not a head, or one of unusual shape or size (a small child's)")
     # By quarters only: a patient may well lie with the head turned by 25 degrees.
     turned = max(_correlation(np.rot90(head, quarters, axes=(1, 2)), mean) for quarters in (1, 2, 3))
     logit = (network.logit(head) + network.logit(head[:, :, ::-1])) / 2

@@ -1,6 +1,7 @@
 """A study's stored instances -> the one image that the flows see, or the reason why there is none."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydicom import Dataset
 
@@ -15,7 +16,7 @@ _KINDS = ((BCT, TOMOGRAMS, prepare_bct, "brain CTs"), (CXR, RADIOGRAPHS, prepare
 def prepare(sources: Sequence[Source], grids: Grids) -> Prepared:
     """Choose what is scored in a study, check that it is what it claims to be, and bring it onto the model's grid.
 
-    A study that holds both a head CT and a chest radiograph is scored by its CT.
+    A study that holds both a head CT and chest radiographs is scored by its CT, and says so.
 
     Parameters
     ----------
@@ -41,15 +42,17 @@ def prepare(sources: Sequence[Source], grids: Grids) -> Prepared:
             headers.append((source, source.header()))
         except NotScoredError as exc:
             reasons.append(exc.message)
-    for modality, sop_classes, prepare_modality, name in _KINDS:
-        own = [(source, ds) for source, ds in headers if ds.get("SOPClassUID") in sop_classes]
-        if not own:
-            continue
+    kinds = [(kind, [(source, ds) for source, ds in headers if ds.get("SOPClassUID") in kind[1]]) for kind in _KINDS]
+    present = [(kind, own) for kind, own in kinds if own]
+    for number, ((modality, _, prepare_modality, name), own) in enumerate(present):
         if modality not in grids:
             reasons.append(f"no model for {name} is installed")
             continue
         try:
-            return prepare_modality(own, grids[modality])
+            found = prepare_modality(own, grids[modality])
         except NotScoredError as exc:
             reasons.append(exc.message)
+            continue
+        left = [f"{kind[3]} not looked at: {len(others)}" for kind, others in present[number + 1 :]]
+        return replace(found, notes=[*found.notes, *left])
     raise NotScoredError("; ".join(dict.fromkeys(reasons)) or "neither a radiograph nor a CT in the study")

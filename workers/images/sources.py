@@ -109,9 +109,10 @@ class Prepared:
     Attributes
     ----------
     model_input : triage.messages.ModelInput
-        The image on the bundle's grid.
+        The image on the bundle's grid, or several.
     sources : list of str
-        SOP Instance UIDs that went into it, in anatomical order (inferior to superior for BCT).
+        SOP Instance UIDs that went into it, in anatomical order (inferior to superior for BCT); of several images one
+        each.
     modality : str
         ``"CXR"`` or ``"BCT"``.
     notes : list of str

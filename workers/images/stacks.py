@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from workers.images.frames import Frame, Vector
 MIN_SLICES = 8
 #: Two slices closer than this lie at the same place, mm.
 SAME_PLACE_MM = 0.05
+#: Slices that differ by no more than this in the direction of their axes, and by this share in the size of their
+#: pixels, are of one raster.
+SAME_DIRECTION, SAME_PIXEL = 0.01, 1e-3
 #: Centres of slices further apart than this leave brain unseen, mm.
 MAX_SPACING_MM = 10.0
 #: A gap this many times the usual distance means that a slice is missing.
@@ -66,17 +70,51 @@ class Stack:
 
 
 def group(frames: Iterable[Frame]) -> list[list[Frame]]:
-    """Group slices that can belong to one stack: one series, one plane, one raster, one kind.
+    """Group slices that can belong to one stack: one series, one plane, one raster.
 
-    AcquisitionNumber is no part of the key: sequential scanners count it up slice by slice.
+    AcquisitionNumber is no part of it: sequential scanners count it up slice by slice. Nor are kernel and contrast
+    agent, which may be named differently from slice to slice: only slices at the same places are told apart by them.
     """
-    groups: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
+    groups: dict[tuple[object, ...], list[list[Frame]]] = defaultdict(list)
     for frame in frames:
-        plane = tuple(np.round(np.concatenate([frame.row, frame.column]), 2) + 0.0)
-        raster = (frame.shape, round(frame.pixel_mm[0], 3), round(frame.pixel_mm[1], 3))
-        localizer = "LOCALIZER" in frame.image_type
-        groups[(frame.series, frame.stack, plane, raster, frame.kernel, frame.contrast, localizer)].append(frame)
-    return list(groups.values())
+        found = groups[(frame.series, frame.stack, frame.shape, "LOCALIZER" in frame.image_type)]
+        own = next((members for members in found if _is_alike(members[0], frame)), None)
+        if own is None:
+            found.append([frame])
+        else:
+            own.append(frame)
+    return [part for found in groups.values() for members in found for part in _reconstructions(members)]
+
+
+def _is_alike(one: Frame, other: Frame) -> bool:
+    """Tell whether two slices have the same plane and raster; writers round them differently."""
+    return (
+        np.allclose(one.row, other.row, rtol=0, atol=SAME_DIRECTION)
+        and np.allclose(one.column, other.column, rtol=0, atol=SAME_DIRECTION)
+        and np.allclose(one.pixel_mm, other.pixel_mm, rtol=SAME_PIXEL, atol=0)
+    )
+
+
+def _reconstructions(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Split slices by kernel and contrast agent if two of them show the same place in different ways."""
+    parts: dict[tuple[str, bool], list[Frame]] = defaultdict(list)
+    for frame in frames:
+        parts[(frame.kernel, frame.contrast)].append(frame)
+    ways = ({(frame.kernel, frame.contrast) for frame in place} for place in by_place(frames))
+    return list(parts.values()) if any(len(way) > 1 for way in ways) else [list(frames)]
+
+
+def by_place(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Return parallel slices from one side to the other, those at the same place together."""
+    normal = frames[0].normal
+    ordered = sorted(frames, key=lambda f: (float(f.position @ normal), f.source.sop_instance_uid, f.index))
+    places = [[ordered[0]]]
+    for before, frame in pairwise(ordered):
+        if float((frame.position - before.position) @ normal) < SAME_PLACE_MM:
+            places[-1].append(frame)
+        else:
+            places.append([frame])
+    return places
 
 
 def stacked(frames: Sequence[Frame]) -> Stack:
