@@ -27,10 +27,10 @@ def images(count: int, seed: int = 0) -> ImageSet:
     return ImageSet(np.clip(ramp + rng.integers(0, 3, ramp.shape), 0, 15).astype(np.uint8), names, names)
 
 
-def stage(folder: Path, **changes: object) -> Stage:
+def stage(folder: Path, *, architecture: Architecture = ARCHITECTURE, **changes: object) -> Stage:
     plain = {"epochs": 4, "batch": 8, "micro_batch": 4, "learning_rate": 5e-3, "warmup_steps": 4, "shift": 1}
     train = images(40)
-    flow = Glow(ARCHITECTURE, seed=0)
+    flow = Glow(architecture, seed=0)
     x = torch.from_numpy(train.pixels).unsqueeze(1).float()
     flow.initialise(dequantise(x, 16))
     return Stage(
@@ -136,6 +136,17 @@ def test_frozen_levels_stay(tmp_path: Path) -> None:
     assert changed == {"1"}
 
 
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_every_part_that_is_not_frozen_learns(tmp_path: Path, frozen: int) -> None:
+    architecture = ARCHITECTURE.model_copy(update={"prior": "learned"})
+    made = stage(tmp_path, architecture=architecture, frozen_levels=frozen)
+    before = {name: value.clone() for name, value in made.flow.named_parameters()}
+    made.run(ignore)
+    still = {name for name, value in made.flow.named_parameters() if torch.equal(value, before[name])}
+    assert still == {name for name in before if frozen and name.split(".")[1] == "0"}
+    assert any(name.startswith("priors.") for name in before)
+
+
 def poison(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda gradient: torch.full_like(gradient, value)
 
@@ -152,6 +163,20 @@ def test_a_step_that_would_derail_is_skipped(tmp_path: Path, value: float) -> No
     assert same(weights(made), before)
     made.run(ignore)
     assert not same(weights(made), before)
+
+
+def test_steps_are_not_skipped_for_ever(tmp_path: Path) -> None:
+    """Neither after a warm-up without one good step, nor where gradients have become larger for good."""
+    made = stage(tmp_path, epochs=3)
+    hook = next(iter(made.trainable)).register_hook(poison(math.nan))
+    made.run(ignore, stop_after=4)
+    hook.remove()
+    made.run(ignore, stop_after=8)
+    assert made.state.skipped == 4
+    parameter = next(iter(made.trainable))
+    parameter.register_hook(poison(30 * made.state.usual_norm / parameter.numel() ** 0.5))
+    made.run(ignore)
+    assert 4 < made.state.skipped < 4 + 7
 
 
 def test_training_ends_when_validation_no_longer_improves(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
+from pydicom import dcmread
 
+from tests.support.peers import shared
 from triage.errors import ConfigurationError
 from triage.manifest import Preprocessing
 from workers.lab.image_set import ImageSet, linked
@@ -22,6 +25,14 @@ def chests(count: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(40, 216, (count, 8, 8)).astype(np.float64)
     return np.kron(coarse, np.ones((1, 16, 16))).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    """Real radiographs, uint8 (N, 128, 128): the gate looks at files."""
+    with np.load(shared("data", "cxr_adult.npz")) as arrays:
+        found: np.ndarray = arrays["x"][arrays["y_rsna"] == 0][:8]
+    return found
 
 
 @pytest.fixture
@@ -77,8 +88,8 @@ def test_head_cts_need_window_and_spacing(tmp_path: Path) -> None:
     assert np.abs(middle - 15.5).max() < 1
 
 
-def test_folders_of_pictures_with_a_folder_a_patient(tmp_path: Path) -> None:
-    for number, pixels in enumerate(chests(4)):
+def test_folders_of_pictures_with_a_folder_a_patient(tmp_path: Path, pictures: np.ndarray) -> None:
+    for number, pixels in enumerate(pictures[:4]):
         place = tmp_path / ("one" if number < 2 else f"p{number}")
         place.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(place / f"{number}.png")
@@ -95,23 +106,67 @@ def written(pixels: np.ndarray, *places: Path) -> None:
         Image.fromarray(pixels).save(place)
 
 
-def test_files_of_one_name_in_folders_of_one_name_are_two_images(tmp_path: Path) -> None:
-    for number, pixels in enumerate(chests(4)):
+def test_files_of_one_name_in_folders_of_one_name_are_two_images(tmp_path: Path, pictures: np.ndarray) -> None:
+    for number, pixels in enumerate(pictures[:4]):
         written(pixels, tmp_path / f"site{number // 2}/images/{number % 2}.png")
     images = load([str(tmp_path / "site0/images"), str(tmp_path / "site1/images")], GRID, "CXR")
     assert len(images) == len(set(images.patients)) == 4
 
 
-def test_a_copy_is_the_same_image_of_the_same_patient(tmp_path: Path) -> None:
-    for number, pixels in enumerate(chests(6)):
+def test_a_copy_is_the_same_image_of_the_same_patient(tmp_path: Path, pictures: np.ndarray) -> None:
+    for number, pixels in enumerate(pictures[:6]):
         written(pixels, tmp_path / f"normal/p{number // 2}/{number}.png")
     # Of the second patient one image lies in the mixture, too, and beside it one that only the mixture has.
-    for number, pixels in ((2, chests(6)[2]), (9, chests(1, seed=7)[0])):
-        written(pixels, tmp_path / f"mixture/case/{number}.png")
+    for number in (2, 7):
+        written(pictures[number], tmp_path / f"mixture/case/{number}.png")
     normal, mixture = linked([load([str(tmp_path / name)], GRID, "CXR") for name in ("normal", "mixture")])
     assert len(set(normal.keys) & set(mixture.keys)) == 1
     assert len(set(normal.patients)) == 3
     assert set(mixture.patients) == {normal.patients[2]} == {normal.patients[3]}
+
+
+def test_a_sub_folder_is_the_same_patient_in_every_set(tmp_path: Path, pictures: np.ndarray) -> None:
+    for number, place in enumerate(["normal/P1/a", "mixture/P1/b", "mixture/P2/c", "mixture/P3/d"]):
+        written(pictures[number], tmp_path / f"{place}.png")
+    written(pictures[3], tmp_path / "mixture/P2/again.png")
+    normal, mixture = linked([load([str(tmp_path / name)], GRID, "CXR") for name in ("normal", "mixture")])
+    assert len(mixture) == 3
+    assert set(normal.patients) < set(mixture.patients)
+    # Whoever has the same image in two sub-folders is one patient.
+    assert len(set(mixture.patients)) == 2
+
+
+def test_files_that_the_node_would_refuse_are_left_out(tmp_path: Path, pictures: np.ndarray) -> None:
+    written(pictures[0], tmp_path / "a.png")
+    written(pictures[1][::-1], tmp_path / "b.png")
+    written(np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8), tmp_path / "c.png")
+    assert load([str(tmp_path)], GRID, "CXR").keys == load([str(tmp_path)], GRID, "CXR").keys[:1]
+    with np.load(shared("data", "bct_ctich.npz")) as arrays:
+        hu = arrays["x"][0] / 255 * 120 - 20.0
+    for name, slices in (("head", hu), ("upside-down", hu[::-1])):
+        image = sitk.GetImageFromArray(slices)
+        image.SetSpacing((1.56, 1.56, 5.0))
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    grid = Preprocessing(size=(32, 128, 128), spacing_mm=(4.0, 1.72, 1.72), grey_levels=128)
+    assert len(load([str(tmp_path)], grid, "BCT")) == 1
+
+
+def test_a_photograph_lies_as_its_camera_says(tmp_path: Path, pictures: np.ndarray) -> None:
+    written(pictures[0], tmp_path / "upright/a.png")
+    lying, exif = Image.fromarray(np.rot90(pictures[0])), Image.Exif()
+    exif[274] = 6  # to be turned by 90 degrees clockwise
+    (tmp_path / "lying").mkdir()
+    lying.save(tmp_path / "lying/a.jpg", exif=exif, quality=95)
+    upright, turned = (load([str(tmp_path / name)], GRID, "CXR").pixels[0] for name in ("upright", "lying"))
+    assert np.abs(upright.astype(int) - turned).mean() < 3
+
+
+def test_dicom_files_without_a_study_uid_are_several_images(tmp_path: Path) -> None:
+    for file in sorted(shared("data", "dicom_cxr").glob("*.dcm"))[:3]:
+        ds = dcmread(file)
+        del ds.StudyInstanceUID
+        ds.save_as(tmp_path / file.name)
+    assert len(load([str(tmp_path)], GRID, "CXR")) == 3
 
 
 def test_npz_files_of_one_name_are_refused(npz: Path, tmp_path: Path) -> None:

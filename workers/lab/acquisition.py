@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
@@ -130,7 +130,7 @@ def _of_picture(path: Path) -> Features:
         tables = getattr(picture, "quantization", None)
         if tables:
             found["header.jpeg_quantisation"] = float(sum(map(sum, tables.values())))
-        grey = np.asarray(picture.convert("F"), dtype=np.float64)
+        grey = np.asarray(ImageOps.exif_transpose(picture).convert("F"), dtype=np.float64)
     return found | of_pixels(grey, whole=True)
 
 

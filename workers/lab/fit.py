@@ -187,7 +187,9 @@ class Stage:
 
     def _freeze(self) -> list[torch.nn.Parameter]:
         self.flow.requires_grad_(False)
-        trainable = [p for level in list(self.flow.levels)[self.schedule.frozen_levels :] for p in level.parameters()]
+        free = slice(self.schedule.frozen_levels, None)
+        parts = [*list(self.flow.levels)[free], *list(self.flow.priors)[free]]
+        trainable = [parameter for part in parts for parameter in part.parameters()]
         for parameter in trainable:
             parameter.requires_grad_(True)
         return trainable
@@ -266,9 +268,11 @@ class Stage:
 
     def _update(self, loss: float, norm: float, levels: list[float]) -> None:
         state = self.state
-        if not (math.isfinite(loss) and math.isfinite(norm)) or (
-            state.step >= self.schedule.warmup_steps and norm > SKIP_FACTOR * state.usual_norm
-        ):
+        most = SKIP_FACTOR * state.usual_norm if state.step >= self.schedule.warmup_steps else 0.0
+        is_finite = math.isfinite(loss) and math.isfinite(norm)
+        if not is_finite or norm > most > 0:
+            if is_finite:  # gradients that stay large become usual; one that explodes is soon forgotten
+                state.usual_norm = NORM_MEMORY * state.usual_norm + (1 - NORM_MEMORY) * most
             state.skipped += 1
             log.warning("step_skipped", stage=self.name, step=state.step, loss=loss, norm=norm)
             return

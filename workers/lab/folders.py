@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import structlog
+from scipy.cluster.hierarchy import DisjointSet
 
 from triage.errors import NotScoredError
 from triage.manifest import Preprocessing
@@ -26,11 +27,17 @@ def load_folder(folder: Path, grid: Preprocessing, modality: str) -> ImageSet:
 
     An image is known by what it is, not by where it lies: a DICOM study by its UID, any other file by its bytes. So a
     copy in another folder is the same image. The patient of a DICOM study is its Patient ID (only a hash of it is
-    kept); of any other file it is the sub-folder in which it lies, or the file itself if it lies in no sub-folder.
+    kept); of any other file it is the name of the sub-folder in which it lies, whatever the folder is called, or the
+    file itself if it lies in no sub-folder. Whoever has the same image under two names is one patient.
     """
     found: dict[str, tuple[Pixels, str]] = {}
     reasons: dict[str, int] = {}
+    names: DisjointSet[str] = DisjointSet()
     for key, patient, read in _images(folder, grid, modality):
+        names.add(patient)
+        if key in found:
+            names.merge(found[key][1], patient)
+            continue
         try:
             found[key] = (read(), patient)
         except NotScoredError as exc:
@@ -38,7 +45,7 @@ def load_folder(folder: Path, grid: Preprocessing, modality: str) -> ImageSet:
     for reason, count in reasons.items():
         log.warning("images_left_out", count=count, reason=reason)
     stacked = np.stack([pixels for pixels, _ in found.values()]) if found else np.empty((0, *grid.size), np.uint8)
-    return ImageSet(stacked, tuple(found), tuple(patient for _, patient in found.values()))
+    return ImageSet(stacked, tuple(found), tuple(min(names.subset(patient)) for _, patient in found.values()))
 
 
 class _File:
@@ -71,15 +78,16 @@ def _images(folder: Path, grid: Preprocessing, modality: str) -> Iterator[tuple[
         place = path.relative_to(folder)
         if path.name.lower().endswith((*PICTURES, *NIFTI)):
             key = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-            yield key, f"{folder.name}/{place.parts[0]}" if len(place.parts) > 1 else key, _File(path, grid, modality)
+            yield key, place.parts[0] if len(place.parts) > 1 else key, _File(path, grid, modality)
             continue
         try:
             ds = read_dicom(path, only=("StudyInstanceUID", "PatientID", "SOPInstanceUID"))
         except NotScoredError:
             continue
-        uid, patient = str(ds.get("StudyInstanceUID", "")), hashed(str(ds.get("PatientID", "") or place))
+        instance = str(ds.get("SOPInstanceUID", "") or place)
+        uid, patient = str(ds.get("StudyInstanceUID", "") or instance), hashed(str(ds.get("PatientID", "") or place))
         study = studies.setdefault(uid, (patient, _Study(grid, modality)))[1]
-        study.sources.append(Source(sop_instance_uid=str(ds.get("SOPInstanceUID", "")), path=path))
+        study.sources.append(Source(sop_instance_uid=instance, path=path))
     for uid, (patient, study) in studies.items():
         yield hashed(uid), patient, study
 

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from triage.errors import ConfigurationError, NotScoredError
 from triage.manifest import Preprocessing
 from workers.images.bct import bct_tensor
 from workers.images.cxr import cxr_tensor
+from workers.images.gate_bct import check_head
+from workers.images.gate_cxr import check_frontal_chest
 from workers.images.resample import head_frame
 from workers.images.volume import Volume, lying_straight
 
@@ -59,7 +61,9 @@ def _lengths(term: str, columns: Columns) -> npt.NDArray[np.float64]:
     return float(number) * factor
 
 
-def head_on_grid(hu: npt.NDArray[np.float64], affine: npt.NDArray[np.float64], grid: Preprocessing) -> Pixels:
+def head_on_grid(
+    hu: npt.NDArray[np.float64], affine: npt.NDArray[np.float64], grid: Preprocessing, *, check: bool = False
+) -> Pixels:
     """Return a head on the grid.
 
     Parameters
@@ -70,14 +74,19 @@ def head_on_grid(hu: npt.NDArray[np.float64], affine: npt.NDArray[np.float64], g
         (3, 4): (column, row, slice, 1) to LPS, mm.
     grid : Preprocessing
         The bundle's.
+    check : bool
+        Whether to refuse what the node would refuse.
 
     Raises
     ------
     NotScoredError
-        If no head is found.
+        If no head is found, or the check fails.
     """
     volume = Volume.of_hu(hu, affine, offset=grid.hu_offset, grey_levels=grid.grey_levels)
-    return bct_tensor(volume, head_frame(volume), grid).pixels
+    frame = head_frame(volume)
+    if check:
+        check_head(volume, frame)
+    return bct_tensor(volume, frame, grid).pixels
 
 
 def read_picture(path: Path, grid: Preprocessing) -> Pixels:
@@ -86,14 +95,16 @@ def read_picture(path: Path, grid: Preprocessing) -> Pixels:
     Raises
     ------
     NotScoredError
-        If it can't be read or is no chest radiograph.
+        If it can't be read, or doesn't show a frontal chest: for the reasons for which the node refuses one.
     """
     try:
         with Image.open(path) as picture:
-            grey = np.asarray(picture.convert("F"), dtype=np.float32)
+            grey = np.asarray(ImageOps.exif_transpose(picture).convert("F"), dtype=np.float32)
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as exc:
         raise NotScoredError("the picture cannot be read") from exc
-    return cxr_tensor(grey / max(float(grey.max()), 1.0), grid.size)
+    pixels = cxr_tensor(grey / max(float(grey.max()), 1.0), grid.size)
+    check_frontal_chest(pixels)
+    return pixels
 
 
 def read_nifti(path: Path, grid: Preprocessing) -> Pixels:
@@ -102,7 +113,7 @@ def read_nifti(path: Path, grid: Preprocessing) -> Pixels:
     Raises
     ------
     NotScoredError
-        If it can't be read or holds no head.
+        If it can't be read, or doesn't show a head: for the reasons for which the node refuses one.
     """
     try:
         image = sitk.DICOMOrient(sitk.ReadImage(str(path), sitk.sitkFloat64), "LPS")
@@ -117,4 +128,4 @@ def read_nifti(path: Path, grid: Preprocessing) -> Pixels:
     affine = np.column_stack([axes, image.GetOrigin()])
     # NaN is how NIfTI writes "not measured": around a head that is air.
     hu = np.nan_to_num(sitk.GetArrayFromImage(image), nan=AIR_HU, posinf=3000.0, neginf=AIR_HU)
-    return head_on_grid(hu, affine, grid)
+    return head_on_grid(hu, affine, grid, check=True)

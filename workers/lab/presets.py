@@ -41,7 +41,7 @@ class Schedule(BaseModel):
     epochs: int = Field(ge=0)
     batch: int = Field(ge=1)
     micro_batch: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
     optimiser: Literal["adam", "adamax"] = "adam"
     warmup_steps: int = Field(50, ge=1)
     clip_norm: float = Field(1.0, gt=0)

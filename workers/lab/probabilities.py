@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from triage.calibration import Calibration, Probability
 from triage.errors import ConfigurationError
 from workers.lab.calibrate import point_at
+from workers.lab.evaluation.metrics import fixed_sensitivity
 
 SENSITIVITIES = (0.8, 0.9, 0.95)
 LEAST_LABELS = 50
@@ -56,9 +57,8 @@ def with_labels(
     probability = Probability.model_validate(
         {"prevalence": share, "assumed": prevalence, "normal": count[1], "abnormal": count[0], **fitted}
     )
-    # "lower": at least the target is flagged, never one case less.
     points = [
-        point_at(calibration, "sensitivity", s, float(np.quantile(combined[abnormal], 1 - s, method="lower")))
+        point_at(calibration, "sensitivity", s, fixed_sensitivity(combined, abnormal, s)["threshold"])
         for s in SENSITIVITIES
     ]
     kept = [point for point in calibration.operating_points if point.kind == "flag_rate"]

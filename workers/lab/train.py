@@ -307,7 +307,8 @@ class _Fitter:
         if not bits < DIVERGED * without:
             raise TrainingDivergedError(
                 f"the {name} flow diverged: it needs {bits:.3g} bits a pixel, and {without:g} would do without it",
-                remedy="lower the preset's learning rate, lengthen its warm-up, or look at the images",
+                remedy=f"lower the preset's learning rate, lengthen its warm-up, or look at the images; "
+                f"and delete {run.checkpoints}",
             )
         return bits
 

@@ -124,7 +124,7 @@ def match(rows: Sequence[Row], cases: Sequence[Case], folder: Path) -> Matched:
         example = ", ".join(case.key for case in cases[:2])
         raise ConfigurationError(
             f"no row of the table names an image in {folder}: it says {rows[0].file}, the folder holds {example}",
-            remedy="write paths below the test folder, or base names, into the column file",
+            remedy="write paths below the folder of the images, or base names, into the column file",
         )
     images = [_labelled(cases[number], found[number]) for number in sorted(found)]
     others = [case.key for number, case in enumerate(cases) if number not in found]
