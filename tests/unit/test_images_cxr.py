@@ -85,6 +85,14 @@ def test_a_radiograph_in_a_head_cts_study_is_not_passed_over_in_silence(
     assert found.notes[-1] == "chest radiographs not looked at: 1"
 
 
+@pytest.mark.parametrize(
+    ("age", "is_told"), [("002Y", True), ("018M", True), ("016Y", False), ("", False), ("2", False)]
+)
+def test_a_childs_age_is_told(store: Store, chest: Dataset, age: str, is_told: bool) -> None:
+    notes = score_input(store([copy(chest, PatientAge=age)])).notes
+    assert any("younger than 16" in note for note in notes) is is_told
+
+
 def test_a_detectors_whole_size_looks_like_its_quarter(store: Store, chest: Dataset) -> None:
     """Smoothing 7,600 pixels at once once gave no numbers at all."""
     small = tensor(store, chest)

@@ -1,6 +1,7 @@
 """A study's stored instances -> the one image that the flows see, or the reason why there is none."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pydicom import Dataset
@@ -9,6 +10,11 @@ from triage.errors import NotScoredError
 from workers.images.bct import TOMOGRAMS, prepare_bct
 from workers.images.cxr import RADIOGRAPHS, prepare_cxr
 from workers.images.sources import BCT, CXR, Grids, Prepared, Source
+
+ADULT_YEARS = 16
+_AGE = re.compile(r"(?P<number>\d{3})(?P<unit>[DWMY])")
+_A_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
+_CHILD = f"patient younger than {ADULT_YEARS}: the model's card says whose images it knows"
 
 _KINDS = ((BCT, TOMOGRAMS, prepare_bct, "brain CTs"), (CXR, RADIOGRAPHS, prepare_cxr, "chest radiographs"))
 
@@ -54,5 +60,12 @@ def prepare(sources: Sequence[Source], grids: Grids) -> Prepared:
             reasons.append(exc.message)
             continue
         left = [f"{kind[3]} not looked at: {len(others)}" for kind, others in present[number + 1 :]]
-        return replace(found, notes=[*found.notes, *left])
+        return replace(found, notes=[*found.notes, *_age_notes(ds for _, ds in own), *left])
     raise NotScoredError("; ".join(dict.fromkeys(reasons)) or "neither a radiograph nor a CT in the study")
+
+
+def _age_notes(headers: Iterable[Dataset]) -> list[str]:
+    """Return what a reader should know of a child: most models were made of adults (PatientAge, VR AS, PS3.5 6.2)."""
+    said = (_AGE.fullmatch(str(ds.get("PatientAge", "") or "")) for ds in headers)
+    years = [int(age["number"]) / _A_YEAR[age["unit"]] for age in said if age]
+    return [_CHILD] if years and min(years) < ADULT_YEARS else []
