@@ -98,7 +98,7 @@ def test_the_page_shows_the_worklist_in_rank_order(ward: Ward, server: RunningSe
         "Mod.",
         "Study date",
         "State",
-        "Reason",
+        "Reason, notes",
         "Percentile",
         "Waiting",
         "Model",
