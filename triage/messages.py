@@ -4,7 +4,7 @@ Nothing here may hold a UID, a name, an identifier or a date of a patient: a job
 (design invariant 7). `to_wire` and `from_wire` turn a record into msgpack-able builtins and back.
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -106,9 +106,11 @@ class Score:
     percentiles : dict of str to float
         The abnormality percentile by each estimator, 0 to 100.
     p_value : float or None
-        Conformal: the share of reported-normal references at least as abnormal, between 0 and 1; None without any.
+        Conformal: the share of reported-normal references at least as abnormal, between 0 and 1; None without any. Of
+        several images it is multiplied by their number (Bonferroni), for the most abnormal one was chosen.
     calibrated : float or None
-        Probability of an abnormality; None where no labels were calibrated on.
+        Probability of an abnormality; None where no labels were calibrated on, and for the most abnormal of several
+        images: it would be the probability of one that wasn't chosen.
     prevalence : float or None
         The share of abnormal studies that ``calibrated`` takes for granted.
     levels_normal, levels_mixture : list of float
@@ -122,7 +124,7 @@ class Score:
     compute : str
         Device and precision, e.g. ``"cpu float32"``.
     model_time_s : float
-        Seconds inside the models.
+        Seconds inside the models, for all images.
     """
 
     log_prob_normal: float
@@ -160,8 +162,9 @@ class Score:
 
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> Self:
-        """Rebuild the record; raises ``TypeError`` on unknown or missing fields."""
-        return cls(**wire)
+        """Rebuild the record; what a newer program added is left out, ``TypeError`` if anything is missing."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in wire.items() if name in known})
 
 
 @dataclass(frozen=True, kw_only=True)

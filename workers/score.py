@@ -6,7 +6,7 @@ This process reaches the broker and the bundles, nothing else: no ledger, no obj
 (enforced by an import contract).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -102,6 +102,19 @@ def score_one(engines: dict[str, Engine], bundle_digest: str, model_input: Model
             f"this score worker has no bundle {bundle_digest[:12]}", remedy="give node and workers the same bundles"
         )
     scores = [engine.score(one) for one in model_input.each()]
+    return scores[0] if len(scores) == 1 else _most_abnormal(scores)
+
+
+def _most_abnormal(scores: Sequence[Score]) -> Score:
     usable = [number for number, score in enumerate(scores) if not score.not_scored]
     chosen = max(usable, key=lambda number: scores[number].combined, default=0)
-    return replace(scores[chosen], images=len(scores), chosen=chosen)
+    p_value = scores[chosen].p_value
+    return replace(
+        scores[chosen],
+        images=len(scores),
+        chosen=chosen,
+        p_value=None if p_value is None else min(1.0, len(usable) * p_value),
+        calibrated=None,
+        prevalence=None,
+        model_time_s=sum(score.model_time_s for score in scores),
+    )

@@ -2,18 +2,24 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import Dataset as Item
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import EnhancedCTImageStorage, generate_uid
 
-from tests.support.images import Store, reason_of, same_but_for, score_input, set_pixels
+from tests.support.images import GRIDS, Store, reason_of, same_but_for, score_input, set_pixels
 from tests.support.peers import shared
-from workers.images import Source
+from triage.messages import Relevance
+from workers.images import BCT, Source
+from workers.images.backdrop import backdrop
+from workers.images.frames import frames_of
+from workers.images.stacks import group
 from workers.images.volume import HU_OFFSET, TOP
 
 pytest_plugins = ["tests.support.images"]
@@ -122,13 +128,59 @@ def test_slices_that_were_left_out_are_told(store: Store, head: Slices) -> None:
     assert f"{len(head) - 1} of {len(head)} slices of the series" in score_input(store(head)).notes
 
 
-def test_two_reconstructions_within_one_series_are_told_apart(store: Store, head: Slices) -> None:
-    found = score_input(store(head + with_(again(head), ConvolutionKernel="H60s")))
+def moved(slices: Slices, up_mm: float) -> Slices:
+    for ds in slices:
+        x, y, z = (float(v) for v in ds.ImagePositionPatient)
+        ds.ImagePositionPatient = [x, y, z + up_mm]
+    return slices
+
+
+OTHERS: list[tuple[dict[str, object], float, int]] = [
+    ({"ConvolutionKernel": "H60s"}, 0.0, 26),
+    ({"ConvolutionKernel": "H60s"}, 0.5, 26),
+    ({"ConvolutionKernel": "H60s"}, 2.5, 25),
+    ({"ConvolutionKernel": "B60s"}, -40.0, 8),  # the neck
+    ({"ConvolutionKernel": "B60s"}, -100.0, 20),
+    ({"ContrastBolusAgent": "IOMERON 400"}, 0.0, 26),
+    ({"ContrastBolusAgent": "IOMERON 400"}, 1.0, 26),
+    ({"ContrastBolusAgent": "IOMERON 400"}, 2.5, 25),
+]
+
+
+@pytest.mark.parametrize(("changes", "up_mm", "count"), OTHERS)
+def test_two_reconstructions_within_one_series_are_told_apart(
+    store: Store, head: Slices, changes: dict[str, object], up_mm: float, count: int
+) -> None:
+    other = moved(with_(again(by_position(head)[:count]), **changes), up_mm)
+    found = score_input(store(head + other))
     assert set(found.sources) == {ds.SOPInstanceUID for ds in head}
+    assert f"{len(head)} of {len(head) + count} slices of the series" in found.notes
+
+
+def test_which_of_two_soft_kernels_is_scored_hangs_on_the_kernel(store: Store, head: Slices) -> None:
     for names in range(3):  # whatever the slices' names: which of two soft kernels is scored hangs on the kernel
         soft = with_(second_series(head), ConvolutionKernel="H40s")
         renamed = second_series(head)
         assert "kernel H31S" in score_input(store(soft + renamed)).notes, names
+
+
+def test_a_broken_slice_of_another_acquisition_loses_no_head(store: Store, head: Slices) -> None:
+    part = with_(again(head[:6]), AcquisitionNumber=2)
+    part[0].PixelData = part[0].PixelData[:100]
+    assert set(score_input(store(head + part)).sources) == {ds.SOPInstanceUID for ds in head}
+
+
+def test_groups_do_not_hang_on_the_order_of_slices(store: Store, head: Slices) -> None:
+    """Written planes scatter: which slices are alike must not hang on which of them came first."""
+    rng = np.random.default_rng(0)
+    frames = [frames_of(source, ds)[0][0] for source, ds in zip(store(head), head, strict=True)]
+    scattered = [replace(f, row=f.row + np.array([0, rng.uniform(-0.008, 0.008), 0])) for f in frames]
+
+    def found(order: npt.NDArray[np.intp]) -> set[frozenset[str]]:
+        parts = group([scattered[n] for n in order])
+        return {frozenset(frame.source.sop_instance_uid for frame in part) for part in parts}
+
+    assert all(found(rng.permutation(len(frames))) == found(np.arange(len(frames))) for _ in range(20))
 
 
 def test_brain_between_slices_that_none_shows_is_told(store: Store, head: Slices) -> None:
@@ -227,7 +279,8 @@ def test_refused_by_the_header(store: Store, head: Slices, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "agent", ["NONE", "ohne KM", "Non contrast", "W/O CONTRAST", "N/A", "-", "NOT GIVEN", "KEINE", "NIL"]
+    "agent",
+    ["NONE", "ohne KM", "Non contrast", "W/O CONTRAST", "N/A", "-", "NOT GIVEN", "KEIN KM", "0 ML", "KEINE", "NIL"],
 )
 def test_no_agent_by_many_names_is_no_contrast(store: Store, head: Slices, agent: str) -> None:
     assert score_input(store(with_(head, ContrastBolusAgent=agent))).modality == "BCT"
@@ -338,3 +391,19 @@ def test_enhanced_ct_gives_the_identical_tensor(store: Store, head: Slices, ever
     found = score_input(store([multi]))
     assert np.array_equal(found.model_input.pixels, tensor(store, head))
     assert found.sources == [multi.SOPInstanceUID]
+
+
+def test_of_an_enhanced_ct_every_frame_counts(store: Store, head: Slices) -> None:
+    multi = enhanced(by_position(head), everything_shared=True)
+    multi.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient = None
+    assert f"{len(head) - 1} of {len(head)} slices of the series" in score_input(store([multi])).notes
+
+
+def test_a_map_is_shown_where_frames_are_doubled(store: Store, head: Slices) -> None:
+    ordered = by_position(head)
+    sources = store([enhanced([*ordered, ordered[4]], everything_shared=False)])
+    found = score_input(sources)
+    relevance = Relevance(method="test", values=np.full((8, 32, 32), 200, np.uint8))
+    shown = backdrop(sources, "BCT", relevance, GRIDS[BCT])
+    assert shown.planes is not None
+    assert found.sources == [sources[0].sop_instance_uid]

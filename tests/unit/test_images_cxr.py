@@ -138,6 +138,22 @@ def test_a_view_is_known_by_its_many_names(store: Store, chest: Dataset, positio
     assert f"{view} view" in score_input(store([copy(chest, ViewPosition=position)])).notes
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"ViewPosition": "LLAT"},
+        {"ViewPosition": "", "SeriesDescription": "Thorax seitl."},
+        {"ViewPosition": "OBL"},
+        {"BodyPartExamined": "TSPINE", "StudyDescription": "THORACIC_SPINE AP", "SeriesDescription": ""},
+        {"BodyPartExamined": "SPINE THORACIC", "StudyDescription": "", "SeriesDescription": "", "ProtocolName": ""},
+    ],
+)
+def test_a_name_that_means_another_view_or_part_is_believed(
+    store: Store, chest: Dataset, header: dict[str, str]
+) -> None:
+    assert reason_of(store([copy(chest, **header)]))
+
+
 def test_the_order_of_the_files_changes_nothing(store: Store, chest: Dataset) -> None:
     sources = store([chest, copy(chest), copy(chest, ViewPosition="AP")])
     assert score_input(sources).sources == score_input(sources[::-1]).sources

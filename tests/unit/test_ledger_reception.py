@@ -123,6 +123,39 @@ def test_a_new_revision_keeps_the_priority_until_it_is_scored(ledger: Ledger, by
     assert (ledger.study(UID).priority, ledger.study(UID).percentile) == (Priority.LOW, 12.0)
 
 
+@pytest.mark.parametrize("priority", [Priority.LOW, None])
+def test_a_revision_that_was_not_lifted_leaves_nothing_behind(ledger: Ledger, priority: Priority | None) -> None:
+    to_scored(ledger, receive(ledger, UID), priority=priority, percentile=30.0)
+    ledger.record_instance(an_object(UID, 2))
+    second = ledger.study(UID)
+    to_complete(ledger, second)
+    job = lease(ledger, Stage.PREPARE, second)
+    ledger.unsuitable(job.id, job.fence, "lateral view")
+    assert (ledger.study(UID).priority, ledger.study(UID).percentile) == (None, None)
+
+
+def test_a_score_that_was_thrown_away_leaves_nothing_behind(ledger: Ledger) -> None:
+    study = receive(ledger, UID)
+    job = to_scored(ledger, study)
+    ledger.fail(job.id, job.fence, "no report can be built")
+    again = ledger.requeue(UID, "operator")
+    assert (again.priority, again.percentile, again.log_posterior, again.notes) == (None, None, None, "")
+    assert ledger.sources_of(again.id) == []
+    job = lease(ledger, Stage.PREPARE, again)
+    ledger.unsuitable(job.id, job.fence, "lateral view")
+    assert (ledger.study(UID).state, ledger.study(UID).priority) == (State.UNSUITABLE, None)
+
+
+def test_a_requeued_revision_shows_what_the_one_before_it_did(ledger: Ledger) -> None:
+    to_reported(ledger, receive(ledger, UID))
+    ledger.record_instance(an_object(UID, 2))
+    second = ledger.study(UID)
+    job = to_scored(ledger, second, priority=Priority.LOW, percentile=3.0)
+    ledger.fail(job.id, job.fence, "no report can be built")
+    again = ledger.requeue(UID, "operator")
+    assert (again.priority, again.percentile) == (Priority.HIGH, 97.0)
+
+
 @pytest.mark.parametrize("state", LATE)
 def test_a_late_object_that_nothing_scores_is_filed(ledger: Ledger, clock: Clock, state: State) -> None:
     before = to_state(ledger, receive(ledger, UID), state)

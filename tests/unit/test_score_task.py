@@ -31,11 +31,14 @@ def test_the_most_abnormal_image_counts(engine: Engine) -> None:
     assert alone[2].not_scored
     assert not alone[0].not_scored
     highest = max(alone[:2], key=lambda score: score.combined)
+    assert highest.p_value is not None
     for images in permutations([*pictures, noise]):
         score = score_one(engines, digest, ModelInput(modality="CXR", pixels=images[0], others=images[1:]))
         assert score.images == 3
         assert score.combined == highest.combined
         assert np.array_equal(images[score.chosen], pictures[alone.index(highest)])
+        assert score.p_value == min(1.0, 2 * highest.p_value)
+        assert score.calibrated is None
     one = score_one(engines, digest, ModelInput(modality="CXR", pixels=pictures[0]))
     assert replace(one, model_time_s=0) == replace(alone[0], model_time_s=0)
     none = score_one(engines, digest, ModelInput(modality="CXR", pixels=noise, others=(noise,)))

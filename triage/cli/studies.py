@@ -16,7 +16,7 @@ from triage.cli.context import ConfigOption, configuration_of
 from triage.errors import InvalidUIDError
 from triage.ledger import Ledger, State, Study, open_ledger
 from triage.uids import checked_uid
-from triage.web.readable import readable_name, readable_percentile, readable_wait
+from triage.web.readable import inherited, readable_name, readable_percentile, readable_wait
 from triage.web.schemas import StudyDetail, WorklistItem, study_detail
 
 app = typer.Typer(no_args_is_help=True, help="List studies and act on them.")
@@ -95,7 +95,11 @@ def list_studies(
                 item.modality,
                 item.state,
                 item.reason,
-                ("STAT " if item.stat else "") + (item.priority or ""),
+                " ".join(
+                    word
+                    for word in ("STAT" if item.stat else "", item.priority, inherited(item) and "(earlier revision)")
+                    if word
+                ),
                 readable_percentile(item.percentile),
                 local_time(item.arrived_at),
                 readable_wait(item.waited_s),

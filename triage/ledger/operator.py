@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, delete, select, update
 
 from triage.errors import ForbiddenTransitionError, LedgerError
 from triage.ledger import schema
@@ -31,10 +31,26 @@ class Operator(Room):
             study = self._known_current(connection, study_instance_uid)
             if study.state not in _ENDED_BADLY:
                 raise ForbiddenTransitionError(f"a study that is {study.state} cannot be requeued")
-            self._move(connection, study, State.COMPLETE, actor=actor, reason="requeued", score=None)
+            before = self._before(connection, study)
+            self._move(
+                connection, study, State.COMPLETE, actor=actor, reason="requeued", score=None, log_posterior=None,
+                notes="", **before,
+            )  # fmt: skip
+            connection.execute(delete(schema.source).where(schema.source.c.study_id == study.id))
             self._close_jobs(connection, study.id, "requeued")
             self._arm(connection, study.id, Stage.PREPARE)
             return self._get_study(connection, study.id)
+
+    @staticmethod
+    def _before(connection: Connection, study: Study) -> dict[str, Any]:
+        """Return what a revision shows before it has a score of its own: what the one before it showed."""
+        columns = schema.study.c
+        row = connection.execute(
+            select(columns.priority, columns.percentile).where(
+                columns.study_instance_uid == study.study_instance_uid, columns.revision == study.revision - 1
+            )
+        ).one_or_none()
+        return dict(row._mapping) if row is not None else {"priority": None, "percentile": None}
 
     def discard(self, study_instance_uid: str, actor: str, reason: str) -> Study:
         """Take a study off the worklist for good; nothing more of it is worked on or sent.

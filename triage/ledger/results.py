@@ -19,6 +19,8 @@ from triage.ledger.reception import held_instances
 from triage.ledger.records import Instance, Job, JobState, OutboxNew, OutboxState, State, Study
 from triage.messages import Priority, Score, Stage
 
+_LIFTED = (Priority.HIGH, Priority.MEDIUM)
+
 
 class Results(Room):
     """What the workers' results do to the ledger."""
@@ -84,7 +86,7 @@ class Results(Room):
             job, study = held
             _finish(connection, job, job.bundle_digest)
             to_state = State.UNSUITABLE if score.not_scored else State.SCORED
-            values = _score_columns(score, priority)
+            values = _score_columns(score, priority) | (_unscored(study) if score.not_scored else {})
             self._move(connection, study, to_state, actor="score", reason=score.not_scored, **values)
             if score.images > 1:
                 others = schema.source.c.study_id == study.id, schema.source.c.position != score.chosen
@@ -108,7 +110,7 @@ class Results(Room):
                 return None
             job, study = held
             _finish(connection, job, job.bundle_digest)
-            self._move(connection, study, State.UNSUITABLE, actor=job.stage, reason=reason)
+            self._move(connection, study, State.UNSUITABLE, actor=job.stage, reason=reason, **_unscored(study))
             return self._arm(connection, study.id, Stage.REPORT) if report else None
 
     def reported(
@@ -174,6 +176,11 @@ def _finish(connection: Connection, job: Job, bundle_digest: str) -> None:
         .where(schema.job.c.id == job.id)
         .values(state=JobState.DONE, leased_at=None, lease_until=None, last_error="", bundle_digest=bundle_digest)
     )
+
+
+def _unscored(study: Study) -> dict[str, Any]:
+    """Return what a revision without a score shows: what the one before it was lifted by, and nothing else."""
+    return {"log_posterior": None} | ({} if study.priority in _LIFTED else {"priority": None, "percentile": None})
 
 
 def _score_columns(score: Score, priority: Priority | None) -> dict[str, Any]:

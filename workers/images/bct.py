@@ -13,13 +13,13 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedE
 
 from triage.errors import NotScoredError
 from triage.messages import ModelInput
-from workers.images.doubles import without_doubles
 from workers.images.frames import Frame, frames_of
 from workers.images.gate_bct import check_head
 from workers.images.level import shift_hu, shifted
+from workers.images.reconstructions import SHARP, reconstructions, stack_of
 from workers.images.resample import HeadFrame, head_frame, on_grid
 from workers.images.sources import BCT, Grid, Prepared, Source
-from workers.images.stacks import Stack, group, stacked
+from workers.images.stacks import Stack, group
 from workers.images.straighten import pose
 from workers.images.volume import Volume, load_volume
 
@@ -40,11 +40,6 @@ TOLD_UNSEEN_MM = 1.5
 _UNPRINTABLE = re.compile(r"[^ -~]")
 KERNEL_LENGTH = 16
 _HEAD = re.compile(r"HEAD|BRAIN|CEREBR|CRAN|SKULL|KOPF|SCHAEDEL|SCHÄDEL|TETE|NEURO", re.IGNORECASE)
-#: Makers' names of sharp kernels. Siemens: H60s, Hr59, J70h, B70f, U90u; Canon FC30 to FC35, FC50s, FC80s; GE BONE,
-#: BONEPLUS, EDGE, LUNG, ULTRA; Philips D, E, L, YA to YD, EB, EC.
-_SHARP = re.compile(
-    r"BONE|EDGE|LUNG|ULTRA|SHARP|\b[A-Z]{1,2}[5-9]\dT?[A-Z]?\b(?<!FC6\d)|\bFC(3[0-5]|5\d|8\d)\b|^(D|E|L|Y[A-D]|E[BC])$"
-)
 _SOFT = re.compile(r"SOFT|STAND|STD|BRAIN|\b[A-Z]{1,2}[23]\d[A-Z]?\b|\bH4\d[A-Z]?\b|\bFC(2\d|6\d)\b|\bU[ABC]\b")
 
 _Said = TypeVar("_Said", str, bool, float)
@@ -108,14 +103,13 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
     refused: list[_RefusedError] = []
     unplaced: Counter[str] = Counter()
     for source, ds in headers:
-        try:
-            frames.extend(frames_of(source, ds))
-        except NotScoredError as exc:
-            unplaced[str(ds.get("SeriesInstanceUID", ""))] += 1
-            refused.append(_RefusedError(1, exc.message))
+        found, lost = frames_of(source, ds)
+        frames += found
+        unplaced[str(ds.get("SeriesInstanceUID", ""))] += len(lost)
+        refused += [_RefusedError(1, exc.message) for exc in lost]
     held = unplaced + Counter(frame.series for frame in frames if "LOCALIZER" not in frame.image_type)
     candidates = []
-    for members in group(frames):
+    for members in (part for alike in group(frames) for part in reconstructions(alike)):
         try:
             candidates.append(_candidate(members))
         except _RefusedError as exc:
@@ -177,15 +171,15 @@ def _candidate(members: Sequence[Frame]) -> _Candidate:
     _check_kind(_usual(f.image_type for f in members))
     if abs(members[0].normal[2]) < np.cos(np.radians(MAX_OBLIQUE_DEGREES)):
         raise _RefusedError(3, "no axial series")
+    kernel = _usual(f.kernel for f in members)
+    if _usual(f.contrast for f in members):
+        raise _RefusedError(5, "contrast series only")
+    if SHARP.search(kernel):
+        raise _RefusedError(6, "bone kernel only")
     try:
-        stack = stacked(without_doubles(members))
+        stack = stack_of(members)
     except NotScoredError as exc:
         raise _RefusedError(4 if len(members) > 1 else 2, exc.message) from exc
-    if _usual(f.contrast for f in stack.frames):
-        raise _RefusedError(5, "contrast series only")
-    kernel = _usual(f.kernel for f in stack.frames)
-    if _SHARP.search(kernel):
-        raise _RefusedError(6, "bone kernel only")
     first = stack.frames[0]
     sides = first.shape[0] * first.pixel_mm[0], first.shape[1] * first.pixel_mm[1]
     if min(sides) < FIELD_OF_VIEW_MM[0] or max(sides) > FIELD_OF_VIEW_MM[1]:

@@ -40,9 +40,11 @@ EDGE = 0.12
 #: Tone curves are straightened by a power between these.
 POWERS = (0.5, 2.0)
 
-_CHEST = re.compile(r"CHEST|THORA[XK]|THORACIC(?! SP)|TORAX|TORACE|BRUSTKORB|LUNG|PULMO|CXR", re.IGNORECASE)
-_LATERAL = re.compile(r"\bLAT(ERAL)?\b|\bLL\b|\bRL\b|SEITLICH|PROFIL", re.IGNORECASE)
-_OBLIQUE = re.compile(r"OBLIQUE|\b(RAO|LAO|RPO|LPO|RLO|LLO)\b", re.IGNORECASE)
+_CHEST = re.compile(r"CHEST|THORA[XK]|TORAX|TORACE|BRUSTKORB|LUNG|PULMO|CXR", re.IGNORECASE)
+#: A chest's word and a spine's.
+_THORACIC = re.compile(r"^(?!.*(SPIN|VERTEB|WIRBEL|COLUMN)).*THORACIC", re.IGNORECASE | re.DOTALL)
+_LATERAL = re.compile(r"\b[LR]?LAT(ERA\w*)?\b|\bLL\b|\bRL\b|\bSEITL|PROFIL", re.IGNORECASE)
+_OBLIQUE = re.compile(r"\bOBL|\b(RAO|LAO|RPO|LPO|RLO|LLO)\b", re.IGNORECASE)
 _DECUBITUS = re.compile(r"DECUB|\b(RLD|LLD)\b", re.IGNORECASE)
 _FRONTAL = re.compile(r"\b(P-?A|A-?P)\b|POSTERO[- ]?ANTERIOR|ANTERO[- ]?POSTERIOR|FRONTAL", re.IGNORECASE)
 
@@ -232,7 +234,7 @@ def _check_body_part(ds: Dataset) -> None:
         [str(ds.get(k, "") or "") for k in ("StudyDescription", "SeriesDescription", "ProtocolName")]
         + [_meanings(ds, "ProcedureCodeSequence")]
     )
-    if labelled and not _CHEST.search(labelled) and not _CHEST.search(described):
+    if labelled and not any(word.search(text) for text in (labelled, described) for word in (_CHEST, _THORACIC)):
         raise NotScoredError("not a chest radiograph")
 
 

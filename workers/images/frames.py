@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +14,9 @@ from workers.images.sources import Source
 
 #: What is written for "no agent"; "without and with" is one, and so is a non-ionic agent.
 _NO_CONTRAST = re.compile(
-    r"NONE|NO|N|0|-+|N/?A|NIL|FALSE|UNKNOWN|WITHOUT|PLAIN|NATIVE?|UNENHANCED|NON[- ]?(CONTRAST|ENHANCED)"
-    r"|NOT (GIVEN|USED|ADMINISTERED|APPLICABLE)|KEINE?S?|AUCUNE?|NESSUNO|NINGUNO"
-    r"|(NO|WITHOUT|W/O|OHNE|SANS|SENZA|SIN)\b(?!.*\b(WITH|MIT|AVEC|CON)\b).*",
+    r"NONE|NON?|NEIN|N|0( ?ML)?|-+|N/?A|NIL|FALSE|UNKNOWN|PLAIN|NATIVE?|UNENHANCED|NON[- ]?(CONTRAST|ENHANCED)"
+    r"|NOT (GIVEN|USED|ADMINISTERED|APPLICABLE)"
+    r"|(NO|WITHOUT|W/O|OHNE|KEINE?S?|SANS|AUCUNE?|SENZA|NESSUN[AO]?|SIN|NINGUN[AO]?)\b(?!.*\b(WITH|MIT|AVEC|CON)\b).*",
     re.IGNORECASE,
 )
 
@@ -132,20 +131,22 @@ class _Attributes:
         return found if found.shape == (count,) and np.isfinite(found).all() else None
 
 
-def frames_of(source: Source, ds: Dataset) -> Iterator[Frame]:
-    """Yield every slice that an instance's header describes.
+def frames_of(source: Source, ds: Dataset) -> tuple[list[Frame], list[NotScoredError]]:
+    """Return every slice that an instance's header describes, and for every other one why it is none.
 
-    Raises
-    ------
-    NotScoredError
-        If the header lacks the geometry or the rescale to HU.
+    That is that the header lacks its geometry, its rescale to HU, or the number of slices.
     """
     try:
-        count = int(ds.get("NumberOfFrames", 1) or 1)
-    except (TypeError, ValueError) as exc:
-        raise NotScoredError("the image's header does not give its number of frames") from exc
+        count = max(1, int(ds.get("NumberOfFrames", 1) or 1))
+    except (TypeError, ValueError):
+        return [], [NotScoredError("the image's header does not give its number of frames")]
+    frames, refused = [], []
     for index in range(count):
-        yield _frame(source, ds, index)
+        try:
+            frames.append(_frame(source, ds, index))
+        except NotScoredError as exc:
+            refused.append(exc)
+    return frames, refused
 
 
 def _frame(source: Source, ds: Dataset, index: int) -> Frame:

@@ -73,35 +73,32 @@ def group(frames: Iterable[Frame]) -> list[list[Frame]]:
     """Group slices that can belong to one stack: one series, one plane, one raster.
 
     AcquisitionNumber is no part of it: sequential scanners count it up slice by slice. Nor are kernel and contrast
-    agent, which may be named differently from slice to slice: only slices at the same places are told apart by them.
+    agent, which may be named differently from slice to slice; see `workers.images.reconstructions`.
     """
-    groups: dict[tuple[object, ...], list[list[Frame]]] = defaultdict(list)
-    for frame in frames:
-        found = groups[(frame.series, frame.stack, frame.shape, "LOCALIZER" in frame.image_type)]
-        own = next((members for members in found if _is_alike(members[0], frame)), None)
-        if own is None:
-            found.append([frame])
+    groups: dict[tuple[object, ...], _Rasters] = defaultdict(_Rasters)
+    # By place, not by name: which slice a group begins with decides what else it takes.
+    for frame in sorted(frames, key=lambda f: (f.series, *f.position, f.source.sop_instance_uid, f.index)):
+        groups[(frame.series, frame.stack, frame.shape, "LOCALIZER" in frame.image_type)].add(frame)
+    return [members for found in groups.values() for members in found.members]
+
+
+class _Rasters:
+    """Slices by plane and raster, which writers round differently from slice to slice."""
+
+    def __init__(self) -> None:
+        self.members: list[list[Frame]] = []
+        self._firsts = np.empty((0, 8))
+
+    def add(self, frame: Frame) -> None:
+        """Put a slice to those that are like it."""
+        pixel = np.log(frame.pixel_mm) * SAME_DIRECTION / SAME_PIXEL
+        own = np.concatenate([frame.row, frame.column, pixel])
+        alike = np.flatnonzero(np.abs(self._firsts - own).max(1) <= SAME_DIRECTION)
+        if alike.size:
+            self.members[alike[0]].append(frame)
         else:
-            own.append(frame)
-    return [part for found in groups.values() for members in found for part in _reconstructions(members)]
-
-
-def _is_alike(one: Frame, other: Frame) -> bool:
-    """Tell whether two slices have the same plane and raster; writers round them differently."""
-    return (
-        np.allclose(one.row, other.row, rtol=0, atol=SAME_DIRECTION)
-        and np.allclose(one.column, other.column, rtol=0, atol=SAME_DIRECTION)
-        and np.allclose(one.pixel_mm, other.pixel_mm, rtol=SAME_PIXEL, atol=0)
-    )
-
-
-def _reconstructions(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Split slices by kernel and contrast agent if two of them show the same place in different ways."""
-    parts: dict[tuple[str, bool], list[Frame]] = defaultdict(list)
-    for frame in frames:
-        parts[(frame.kernel, frame.contrast)].append(frame)
-    ways = ({(frame.kernel, frame.contrast) for frame in place} for place in by_place(frames))
-    return list(parts.values()) if any(len(way) > 1 for way in ways) else [list(frames)]
+            self.members.append([frame])
+            self._firsts = np.vstack([self._firsts, own])
 
 
 def by_place(frames: Sequence[Frame]) -> list[list[Frame]]:

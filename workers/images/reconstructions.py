@@ -1,0 +1,108 @@
+"""A series' slices of one plane -> its reconstructions: by kernel and contrast agent, as far as these tell any apart.
+
+A series may hold several reconstructions or phases of the same head, and one reconstruction may name its kernel or its
+agent otherwise in some of its slices. Taking a part for the whole hides brain; mixing shows none that there is.
+"""
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from triage.errors import NotScoredError
+from workers.images.frames import Frame
+from workers.images.stacks import Stack, by_place, stacked
+from workers.images.volume import SliceReader
+
+#: A scan that shows every place more often than so is repeated on purpose (perfusion): nobody looks for doubles in it.
+MOST_REPEATS = 3
+#: Makers' names of sharp kernels. Siemens: H60s, Hr59, J70h, B70f, U90u; Canon FC30 to FC35, FC50s, FC80s; GE BONE,
+#: BONEPLUS, EDGE, LUNG, ULTRA; Philips D, E, L, YA to YD, EB, EC.
+SHARP = re.compile(
+    r"BONE|EDGE|LUNG|ULTRA|SHARP|\b[A-Z]{1,2}[5-9]\dT?[A-Z]?\b(?<!FC6\d)|\bFC(3[0-5]|5\d|8\d)\b|^(D|E|L|Y[A-D]|E[BC])$"
+)
+
+Way = tuple[object, ...]
+
+
+def reconstructions(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Split slices of one plane and raster into what may each be a stack, and the whole of them where no part is.
+
+    Kernels and agents that lie side by side along the head are parts of several reconstructions; those that follow
+    one another are one, unless one of them is sharp or one has an agent.
+    """
+    named = _parts(frames, lambda f: (f.kernel, f.contrast))
+    if len(named) == 1:
+        return named
+    if not any(_are_side_by_side(a, b) for a, b in combinations(named, 2)):
+        named = _parts(frames, lambda f: (bool(SHARP.search(f.kernel)), f.contrast))
+    return named if any(_is_stack(part) for part in named) else [list(frames)]
+
+
+def stack_of(frames: Sequence[Frame]) -> Stack:
+    """Return the slices of one reconstruction as a stack; a slice that was sent twice under two UIDs counts once.
+
+    Raises
+    ------
+    NotScoredError
+        If they don't fill a volume.
+    """
+    try:
+        return stacked(frames)
+    except NotScoredError:
+        once = list(_without_doubles(frames))
+        if len(once) == len(frames):
+            raise
+        return stacked(once)
+
+
+def _parts(frames: Sequence[Frame], way: Callable[[Frame], Way]) -> list[list[Frame]]:
+    parts: dict[Way, list[Frame]] = defaultdict(list)
+    for frame in frames:
+        parts[way(frame)].append(frame)
+    return list(parts.values())
+
+
+def _are_side_by_side(one: Sequence[Frame], other: Sequence[Frame]) -> bool:
+    """Tell whether two sets of slices reach past each other's end by more than one slice of either."""
+    normal = one[0].normal
+    a, b = (np.array([f.position @ normal for f in frames]) for frames in (one, other))
+    within_a, within_b = (
+        int(((inner >= outer.min()) & (inner <= outer.max())).sum()) for inner, outer in ((b, a), (a, b))
+    )
+    return min(within_a, within_b) > 1
+
+
+def _is_stack(frames: Sequence[Frame]) -> bool:
+    try:
+        stack_of(frames)
+    except NotScoredError:
+        return False
+    return True
+
+
+def _without_doubles(frames: Sequence[Frame]) -> Iterator[Frame]:
+    """Leave out every slice that repeats, pixel by pixel, another one of the same place and acquisition."""
+    places, reader = by_place(frames), SliceReader()
+    if len(frames) > MOST_REPEATS * len(places):
+        yield from frames
+        return
+    for place in places:
+        seen = set()
+        acquisitions = Counter(frame.acquisition for frame in place)
+        for frame in place:
+            content = _content(frame, reader) if acquisitions[frame.acquisition] > 1 else None
+            if content is None or content not in seen:
+                seen.add(content)
+                yield frame
+
+
+def _content(frame: Frame, reader: SliceReader) -> tuple[str, bytes] | None:
+    """Return what a slice shows; None where it can't be read: then it repeats nothing."""
+    try:
+        return frame.acquisition, hashlib.sha256(reader.hu(frame).tobytes()).digest()
+    except NotScoredError:
+        return None
