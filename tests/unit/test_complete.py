@@ -17,7 +17,7 @@ def study() -> Study:
     """Two images at BEGAN, nothing since."""
     texts = (
         "study_instance_uid reason completed_by patient_name patient_id accession_number study_date "
-        "study_description manifest_hash result_sop_instance_uid claimed_by"
+        "study_description manifest_hash result_sop_instance_uid claimed_by notes"
     )
     times = ("released_at", "priority", "percentile", "log_posterior", "score", "read_at", "reported_at")
     return Study(
