@@ -67,6 +67,12 @@ def test_all_frontal_views_are_scored(store: Store, chest: Dataset) -> None:
     assert ModelInput.from_wire(found.model_input.to_wire()).each()[1].pixels.tobytes() == second.pixels.tobytes()
 
 
+def test_an_image_made_from_others_counts_only_where_there_is_nothing_else(store: Store, chest: Dataset) -> None:
+    suppressed = a_view(chest, ImageType=["DERIVED", "SECONDARY"], ContentTime="235959")
+    assert score_input(store([suppressed, chest])).sources == [chest.SOPInstanceUID]
+    assert score_input(store([suppressed])).sources == [suppressed.SOPInstanceUID]
+
+
 def test_of_very_many_views_some_are_scored_and_it_is_told(store: Store, chest: Dataset) -> None:
     rows = stored(chest)
     views = [copy(chest, ContentTime=f"{hour:02d}0000") for hour in range(10)]

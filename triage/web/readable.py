@@ -88,8 +88,6 @@ def verdict(item: WorklistItem) -> tuple[str, str]:
     """Return how the page shows the model's say: (style, words). "Not scored" never looks like a low score."""
     if item.state == State.FAILED:
         return "failed", "FAILED"
-    if item.state == State.UNSUITABLE and item.priority in {None, Priority.LOW}:
-        return "unscored", "NOT SCORED"
     if item.priority is None:
         return ("pending", "pending") if item.state in _PENDING else ("unscored", "NOT SCORED")
     if item.priority is Priority.LOW:
@@ -99,10 +97,9 @@ def verdict(item: WorklistItem) -> tuple[str, str]:
 
 def inherited(item: WorklistItem) -> str:
     """Return what is said of a priority that was suggested for an earlier revision; it stays until there is another."""
-    style, _ = verdict(item)
-    if item.priority is None or item.log_posterior is not None or style == "unscored":
+    if item.priority is None or item.log_posterior is not None:
         return ""
-    return f"{item.priority} of an earlier revision" if style == "failed" else "of an earlier revision"
+    return f"{item.priority} of an earlier revision" if item.state == State.FAILED else "of an earlier revision"
 
 
 def _clock(value: datetime) -> str:

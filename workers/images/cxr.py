@@ -52,15 +52,17 @@ _FRONTAL = re.compile(r"\b(P-?A|A-?P)\b|POSTERO[- ]?ANTERIOR|ANTERO[- ]?POSTERIO
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
     source: Source
-    order: tuple[int, int, int, int, str]
+    order: tuple[int, int, int, int, int, str]
     view: str
+    is_secondary: bool
 
 
 def prepare_cxr(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepared:
     """Bring the frontal chest radiographs of a study onto the model's grid.
 
-    All that pass the image check are taken, at most `MOST`: whichever is the most abnormal counts. Their order: DX for
-    presentation before CR; PA, then AP, then unnamed view; most recent; largest; SOP Instance UID.
+    All that pass the image check are taken, at most `MOST`: whichever is the most abnormal counts. Images made from
+    others (PS3.3 C.7.6.1.1.2: edges enhanced, bone suppressed, …) are taken only where there is nothing else. Their
+    order: DX for presentation before CR; PA, then AP, then unnamed view; most recent; largest; SOP Instance UID.
 
     Parameters
     ----------
@@ -82,6 +84,8 @@ def prepare_cxr(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
             reasons.append(exc.message)
     found: dict[bytes, tuple[_Candidate, npt.NDArray[np.uint8]]] = {}
     for candidate in sorted(candidates, key=lambda c: c.order):
+        if found and candidate.is_secondary:
+            break
         try:
             pixels = _pixels(candidate.source, grid)
         except NotScoredError as exc:
@@ -206,14 +210,16 @@ def _candidate(source: Source, ds: Dataset) -> _Candidate:
     _check_body_part(ds)
     view = _view(ds)
     presentation = ds.get("SOPClassUID") == DigitalXRayImageStorageForPresentation
+    is_secondary = "SECONDARY" in [str(value).upper() for value in np.atleast_1d(ds.get("ImageType") or [])]
     order = (
+        int(is_secondary),
         0 if presentation else 1,
         {"PA": 0, "AP": 1}.get(view, 2),
         -_when(ds),
         -_number(ds.get("Rows")) * _number(ds.get("Columns")),
         source.sop_instance_uid,
     )
-    return _Candidate(source=source, order=order, view=view)
+    return _Candidate(source=source, order=order, view=view, is_secondary=is_secondary)
 
 
 def _check_size(ds: Dataset) -> None:
