@@ -55,8 +55,20 @@ def images_named(report: Dataset, concept: str) -> set[str]:
     return found
 
 
+def two_views(folder: Path) -> tuple[StudyFiles, str]:
+    """Return a study of a normal PA view and an AP view with an opacity, and the latter's UID: it is second in order."""
+    normal, opacity = (shared("data", "dicom_cxr", name) for name in ("00_normal.dcm", "13_opacity.dcm"))
+    header, other = dcmread(normal, stop_before_pixels=True), dcmread(opacity)
+    for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNumber"):
+        setattr(other, keyword, header[keyword].value)
+    assert (header.ViewPosition, other.ViewPosition) == ("PA", "AP")
+    other.save_as(folder / "second.dcm")
+    return StudyFiles(str(header.StudyInstanceUID), (normal, folder / "second.dcm")), str(other.SOPInstanceUID)
+
+
 def test_a_site_that_wants_maps_gets_them_proved_and_named_in_the_report(tmp_path: Path):
     [chest], [head] = chest_studies(1), head_studies(1)
+    both, abnormal = two_views(tmp_path)
     with running_orthanc(tmp_path / "orthanc") as orthanc:
         place = {"host": "127.0.0.1", "port": orthanc.dicom_port, "ae_title": orthanc.ae_title}
         node = Node(
@@ -69,10 +81,12 @@ def test_a_site_that_wants_maps_gets_them_proved_and_named_in_the_report(tmp_pat
         )
         orthanc.register("triage", "TRIAGE", node.port)
         with running_node(node):
-            for study in (chest, head):
+            for study in (chest, head, both):
                 dcmsend(study.files, node.port)
-            node.wait_for(2, ("delivered",))
-            details = {s.study_instance_uid: node.get(f"/api/studies/{s.study_instance_uid}") for s in (chest, head)}
+            node.wait_for(3, ("delivered",))
+            details = {
+                s.study_instance_uid: node.get(f"/api/studies/{s.study_instance_uid}") for s in (chest, head, both)
+            }
         for study, classes in ((chest, [SECONDARY_CAPTURE]), (head, [SECONDARY_CAPTURE, PARAMETRIC_MAP])):
             held, rows = objects_of(orthanc, study), details[study.study_instance_uid]["outbox"]
             assert {row["state"] for row in rows} == {"committed"}
@@ -91,6 +105,10 @@ def test_a_site_that_wants_maps_gets_them_proved_and_named_in_the_report(tmp_pat
             assert capture.ContentQualification == "RESEARCH"
             assert (capture.PatientID, capture.PatientName) == (source.PatientID, source.PatientName)
             assert capture.pixel_array.std() > 10
+        # Of two radiographs the map and the report are of the more abnormal one.
+        held = objects_of(orthanc, both)
+        assert {str(i.ReferencedSOPInstanceUID) for i in held[SECONDARY_CAPTURE][0].SourceImageSequence} == {abnormal}
+        assert images_named(held[COMPREHENSIVE_3D_SR][0], "121112") == {abnormal}
         [parametric] = objects_of(orthanc, head)[PARAMETRIC_MAP]
         assert parametric.FrameOfReferenceUID == dcmread(head.files[0], stop_before_pixels=True).FrameOfReferenceUID
         values = np.frombuffer(parametric.FloatPixelData, dtype=np.float32)
