@@ -56,7 +56,7 @@ def images_named(report: Dataset, concept: str) -> set[str]:
 
 
 def two_views(folder: Path) -> tuple[StudyFiles, str]:
-    """Return a study of a normal PA view and an AP view with an opacity, and the latter's UID: it is second in order."""
+    """Return a study of a normal PA and an AP view with an opacity, and the latter's UID: it is second in order."""
     normal, opacity = (shared("data", "dicom_cxr", name) for name in ("00_normal.dcm", "13_opacity.dcm"))
     header, other = dcmread(normal, stop_before_pixels=True), dcmread(opacity)
     for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "AccessionNumber"):
