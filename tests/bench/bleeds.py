@@ -18,15 +18,14 @@ from triage.bundles import Bundle, models_folder
 from triage.config.schema import Models
 from triage.messages import ModelInput
 from workers.flows.engine import Engine
-from workers.images.gate_bct import enclosed_by
+from workers.images.gate_bct import BONE_HU, MIN_ENCLOSED_CM2, enclosed_by
 from workers.images.volume import lying_straight
 from workers.lab.gridding import head_on_grid
 
 Hu = npt.NDArray[np.float64]
 
-PIXEL_MM, BLOOD_HU, BONE_HU = 1.56, 70.0, 85.0
-#: A slice belongs to the vault, or to what is below it, from so much brain on, cm².
-LEAST_CM2 = 40.0
+#: Where blood stops at the skull it stops at what is surely bone.
+PIXEL_MM, BLOOD_HU, SURELY_BONE_HU = 1.56, 70.0, 85.0
 #: Place: level (from the lowest slice with brain, from the largest one), and where in it, from front to back and from
 #: one side to the other.
 PLACES = {
@@ -41,9 +40,9 @@ PLACES = {
 def drawn(hu: Hu, between_mm: float, place: str, millilitres: float) -> Hu:
     """Return a head, (D, H, W), HU, with blood at a place."""
     level, higher, back, across = PLACES[place]
-    brain = np.stack([enclosed_by(plane >= 70, 3) for plane in hu])
+    brain = np.stack([enclosed_by(plane >= BONE_HU, 3) for plane in hu])
     area = brain.sum((1, 2)) * PIXEL_MM**2 / 100
-    seen = np.flatnonzero(area >= LEAST_CM2)
+    seen = np.flatnonzero(area >= MIN_ENCLOSED_CM2)
     z = min((seen[0] if level == "low" else int(area.argmax())) + higher, seen[-1])
     rows, columns = np.nonzero(brain[z])
     y = rows.min() + back * np.ptp(rows)
@@ -55,7 +54,7 @@ def drawn(hu: Hu, between_mm: float, place: str, millilitres: float) -> Hu:
     )
     # Where no skull closes around it any more, below the lowest such slice, brain goes on.
     within = brain | (np.arange(len(hu)) < seen[0])[:, None, None]
-    ball = (away < (millilitres * 750 / np.pi) ** (2 / 3)) & within & (hu < BONE_HU)
+    ball = (away < (millilitres * 750 / np.pi) ** (2 / 3)) & within & (hu < SURELY_BONE_HU)
     return np.where(ball, BLOOD_HU, hu)
 
 

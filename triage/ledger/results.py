@@ -86,7 +86,7 @@ class Results(Room):
             job, study = held
             _finish(connection, job, job.bundle_digest)
             to_state = State.UNSUITABLE if score.not_scored else State.SCORED
-            values = _score_columns(score, priority) | (_unscored(study) if score.not_scored else {})
+            values = _score_columns(study, score, priority)
             self._move(connection, study, to_state, actor="score", reason=score.not_scored, **values)
             if score.images > 1:
                 others = schema.source.c.study_id == study.id, schema.source.c.position != score.chosen
@@ -183,10 +183,10 @@ def _unscored(study: Study) -> dict[str, Any]:
     return {"log_posterior": None} | ({} if study.priority in _LIFTED else {"priority": None, "percentile": None})
 
 
-def _score_columns(score: Score, priority: Priority | None) -> dict[str, Any]:
+def _score_columns(study: Study, score: Score, priority: Priority | None) -> dict[str, Any]:
     columns: dict[str, Any] = {"score": json.dumps(score.to_wire())}
     if score.not_scored:
-        return columns
+        return columns | _unscored(study)
     finite = {"percentile": score.percentile, "log_posterior": score.log_posterior}
     return columns | {"priority": priority} | {k: v if math.isfinite(v) else None for k, v in finite.items()}
 

@@ -16,7 +16,6 @@ from workers.images.pixels import displayed
 from workers.images.reconstructions import reconstructions, stack_of
 from workers.images.resample import grid_affine, head_frame
 from workers.images.sources import BCT, Grid, Source
-from workers.images.stacks import group
 from workers.images.straighten import pose
 from workers.images.volume import SliceReader, load_volume
 
@@ -88,7 +87,7 @@ def _radiograph(source: Source, deviations: Deviations) -> Picture:
 def _head(sources: Sequence[Source], deviations: Deviations, grid: Grid) -> Backdrop:
     frames = [frame for source in sources for frame in frames_of(source, source.header())[0]]
     # The instances may hold frames of other stacks too; the scored one is the largest of those made of them.
-    stack = stack_of(max((part for alike in group(frames) for part in reconstructions(alike)), key=len))
+    stack = stack_of(max(reconstructions(frames), key=len))
     volume = load_volume(stack, grid)
     start, step = grid_affine(pose(volume, head_frame(volume), grid), grid)
     factor = np.array([n / m for n, m in zip(grid.size, deviations.shape, strict=True)])[::-1]  # columns, rows, planes

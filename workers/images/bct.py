@@ -19,7 +19,7 @@ from workers.images.level import shift_hu, shifted
 from workers.images.reconstructions import SHARP, reconstructions, stack_of
 from workers.images.resample import HeadFrame, head_frame, on_grid
 from workers.images.sources import BCT, Grid, Prepared, Source
-from workers.images.stacks import Stack, group
+from workers.images.stacks import Stack
 from workers.images.straighten import pose
 from workers.images.volume import Volume, load_volume
 
@@ -109,7 +109,7 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
         refused += [_RefusedError(1, exc.message) for exc in lost]
     held = unplaced + Counter(frame.series for frame in frames if "LOCALIZER" not in frame.image_type)
     candidates = []
-    for members in (part for alike in group(frames) for part in reconstructions(alike)):
+    for members in reconstructions(frames):
         try:
             candidates.append(_candidate(members))
         except _RefusedError as exc:

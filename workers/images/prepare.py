@@ -1,4 +1,4 @@
-"""A study's stored instances -> the one image that the flows see, or the reason why there is none."""
+"""A study's stored instances -> what the flows see of it, or the reason why there is nothing."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,13 +7,13 @@ from dataclasses import replace
 from pydicom import Dataset
 
 from triage.errors import NotScoredError
+from workers.images.ages import years
 from workers.images.bct import TOMOGRAMS, prepare_bct
 from workers.images.cxr import RADIOGRAPHS, prepare_cxr
 from workers.images.sources import BCT, CXR, Grids, Prepared, Source
 
 ADULT_YEARS = 16
-_AGE = re.compile(r"(?P<number>\d{3})(?P<unit>[DWMY])")
-_A_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
+_AGE = re.compile(r"\d{3}[DWMY]")
 _CHILD = f"patient younger than {ADULT_YEARS}: the model's card says whose images it knows"
 
 _KINDS = ((BCT, TOMOGRAMS, prepare_bct, "brain CTs"), (CXR, RADIOGRAPHS, prepare_cxr, "chest radiographs"))
@@ -66,6 +66,6 @@ def prepare(sources: Sequence[Source], grids: Grids) -> Prepared:
 
 def _age_notes(headers: Iterable[Dataset]) -> list[str]:
     """Return what a reader should know of a child: most models were made of adults (PatientAge, VR AS, PS3.5 6.2)."""
-    said = (_AGE.fullmatch(str(ds.get("PatientAge", "") or "")) for ds in headers)
-    years = [int(age["number"]) / _A_YEAR[age["unit"]] for age in said if age]
-    return [_CHILD] if years and min(years) < ADULT_YEARS else []
+    said = (str(ds.get("PatientAge", "") or "") for ds in headers)
+    found = [years(age) for age in said if _AGE.fullmatch(age)]
+    return [_CHILD] if any(age is not None and age < ADULT_YEARS for age in found) else []

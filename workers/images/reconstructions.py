@@ -1,4 +1,4 @@
-"""A series' slices of one plane -> its reconstructions: by kernel and contrast agent, as far as these tell any apart.
+"""A study's slices -> reconstructions: by plane and raster, and by kernel and agent as far as these tell any apart.
 
 A series may hold several reconstructions or phases of the same head, and one reconstruction may name its kernel or its
 agent otherwise in some of its slices. Taking a part for the whole hides brain; mixing shows none that there is.
@@ -7,14 +7,14 @@ agent otherwise in some of its slices. Taking a part for the whole hides brain; 
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 
 from triage.errors import NotScoredError
 from workers.images.frames import Frame
-from workers.images.stacks import Stack, by_place, stacked
+from workers.images.stacks import Stack, by_place, group, stacked
 from workers.images.volume import SliceReader
 
 #: A scan that shows every place more often than so is repeated on purpose (perfusion): nobody looks for doubles in it.
@@ -28,12 +28,18 @@ SHARP = re.compile(
 Way = tuple[object, ...]
 
 
-def reconstructions(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Split slices of one plane and raster into what may each be a stack, and the whole of them where no part is.
+def reconstructions(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+    """Yield the slices that may each be a stack: of one series, one plane, one raster and one way of reconstruction.
 
-    Kernels and agents that lie side by side along the head are parts of several reconstructions; those that follow
-    one another are one, unless one of them is sharp or one has an agent.
+    Where no part of a plane and raster is a stack, all of them are one. Kernels and agents that lie side by side along
+    the head are parts of several reconstructions; those that follow one another are one, unless one of them is sharp
+    or one has an agent.
     """
+    for alike in group(frames):
+        yield from _reconstructions(alike)
+
+
+def _reconstructions(frames: Sequence[Frame]) -> list[list[Frame]]:
     named = _parts(frames, lambda f: (f.kernel, f.contrast))
     if len(named) == 1:
         return named

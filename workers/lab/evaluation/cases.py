@@ -10,6 +10,7 @@ from pydicom import Dataset
 
 from triage.errors import ConfigurationError, NotScoredError
 from triage.manifest import Preprocessing
+from workers.images.ages import years
 from workers.images.dicom_file import read_dicom
 from workers.images.prepare import prepare
 from workers.images.sources import Source
@@ -151,14 +152,6 @@ def _facts(ds: Dataset) -> dict[str, str]:
         "device": device,
     }
     return {name: value for name, value in found.items() if value}
-
-
-def years(age: str) -> float | None:
-    """Return an age in years from a number or a DICOM age string ("045Y", "018M": PS3.5 section 6.2); else None."""
-    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)([DWMY])?", age.strip().upper())
-    if not match:
-        return None
-    return float(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0}.get(match[2], 1.0)
 
 
 def _age(ds: Dataset) -> str:

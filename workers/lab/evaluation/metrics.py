@@ -8,8 +8,8 @@ import numpy.typing as npt
 from scipy.stats import binomtest, pearsonr, spearmanr
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from workers.images.ages import years
 from workers.lab.evaluation.bootstrap import Bootstrap, auc_interval
-from workers.lab.evaluation.cases import years
 from workers.lab.evaluation.labels import FACTS, NORMAL_LABEL, Labelled
 from workers.lab.evaluation.scores import Refused, Scored, Scores
 

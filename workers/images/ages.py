@@ -1,0 +1,11 @@
+"""Patients' ages as headers and tables write them."""
+
+import re
+
+
+def years(age: str) -> float | None:
+    """Return an age in years from a number or a DICOM age string ("045Y", "018M": PS3.5 section 6.2); else None."""
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)([DWMY])?", age.strip().upper())
+    if not match:
+        return None
+    return float(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0}.get(match[2], 1.0)
