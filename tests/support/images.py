@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from tests.support.peers import shared
 from triage.errors import NotScoredError
@@ -32,6 +32,7 @@ class ModelGrid:
 GRIDS = {CXR: ModelGrid((128, 128)), BCT: ModelGrid((32, 128, 128), (4.0, 1.72, 1.72))}
 
 Store = Callable[[Iterable[Dataset]], list[Source]]
+Slices = list[Dataset]
 
 
 @pytest.fixture(scope="session")
@@ -110,3 +111,35 @@ def reason_of(sources: Sequence[Source]) -> str:
 def same_but_for(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
     """Return the mean difference of two tensors in grey levels."""
     return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).mean())
+
+
+def with_(slices: Slices, **attributes: object) -> Slices:
+    """Set attributes of all slices, in place."""
+    for ds in slices:
+        for keyword, value in attributes.items():
+            setattr(ds, keyword, value)
+    return slices
+
+
+def second_series(slices: Slices, **attributes: object) -> Slices:
+    """Return the same slices as another series."""
+    other = with_(deepcopy(slices), SeriesInstanceUID=generate_uid(), **attributes)
+    for ds in other:
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    return other
+
+
+def stored(ds: Dataset) -> npt.NDArray[np.uint16]:
+    """Return the values as they are stored, (rows, columns)."""
+    found: npt.NDArray[np.uint16] = ds.pixel_array.astype(np.uint16)
+    return found
+
+
+def by_position(slices: Slices) -> Slices:
+    """Return the slices from below."""
+    return sorted(slices, key=lambda ds: float(ds.ImagePositionPatient[2]))
+
+
+def again(slices: Slices) -> Slices:
+    """Return the same slices of the same series under new SOP Instance UIDs."""
+    return with_(second_series(slices), SeriesInstanceUID=slices[0].SeriesInstanceUID)

@@ -2,55 +2,40 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import Dataset as Item
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import EnhancedCTImageStorage, generate_uid
 
-from tests.support.images import GRIDS, Store, reason_of, same_but_for, score_input, set_pixels
+from tests.support.images import (
+    GRIDS,
+    Slices,
+    Store,
+    again,
+    by_position,
+    reason_of,
+    same_but_for,
+    score_input,
+    second_series,
+    set_pixels,
+    stored,
+    with_,
+)
 from tests.support.peers import shared
 from triage.messages import Relevance
 from workers.images import BCT, Source
 from workers.images.backdrop import backdrop
-from workers.images.frames import frames_of
-from workers.images.stacks import group
 from workers.images.volume import HU_OFFSET, TOP
 
 pytest_plugins = ["tests.support.images"]
 
-Slices = list[Dataset]
-
 
 def tensor(store: Store, slices: Slices) -> np.ndarray:
     return score_input(store(slices)).model_input.pixels
-
-
-def with_(slices: Slices, **attributes: object) -> Slices:
-    for ds in slices:
-        for keyword, value in attributes.items():
-            setattr(ds, keyword, value)
-    return slices
-
-
-def second_series(slices: Slices, **attributes: object) -> Slices:
-    other = with_(deepcopy(slices), SeriesInstanceUID=generate_uid(), **attributes)
-    for ds in other:
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    return other
-
-
-def stored(ds: Dataset) -> np.ndarray:
-    return ds.pixel_array.astype(np.uint16)
-
-
-def by_position(slices: Slices) -> Slices:
-    return sorted(slices, key=lambda ds: float(ds.ImagePositionPatient[2]))
 
 
 @pytest.mark.parametrize("name", ["p110_noich", "p64_noich", "p73_ich", "p79_ich", "p86_ich", "p99_noich"])
@@ -93,94 +78,6 @@ def test_missing_doubled_and_irregular_slices_are_refused(store: Store, head: Sl
     assert reason_of(store([*ordered, double])) == "several slices lie at the same position"
     ordered[9].ImagePositionPatient[2] += 2.4
     assert "slices" in reason_of(store(ordered))
-
-
-def again(slices: Slices) -> Slices:
-    """Return the same slices of the same series under new SOP Instance UIDs."""
-    return with_(second_series(slices), SeriesInstanceUID=slices[0].SeriesInstanceUID)
-
-
-@pytest.mark.parametrize("count", [1, 33])
-def test_slices_that_were_sent_twice_under_other_names_count_once(store: Store, head: Slices, count: int) -> None:
-    once, twice = score_input(store(head)), score_input(store(head + again(head[:count])))
-    assert np.array_equal(once.model_input.pixels, twice.model_input.pixels)
-    assert f"{len(head)} of {len(head) + len(head[:count])} slices of the series" in twice.notes
-    assert f"{len(head)} slices" in once.notes
-
-
-def test_a_series_stays_whole_whatever_its_slices_say(store: Store, head: Slices) -> None:
-    """Another kernel at the base, an agent in one slice, rounded pixels, a slice that calls itself derived."""
-    whole = score_input(store(head))
-    for n, ds in enumerate(by_position(head)):
-        ds.ConvolutionKernel = "H30s" if n < 10 else "H31s"
-        ds.PixelSpacing = [float(v) + (n % 2) * 2e-6 for v in ds.PixelSpacing]
-        ds.ImageOrientationPatient = [1, 2e-6 * (n % 3), 0, 0, 1, 0]
-    head[5].ContrastBolusAgent = "IOMERON 300"
-    head[7].ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
-    found = score_input(store(head))
-    assert found.sources == whole.sources
-    assert same_but_for(found.model_input.pixels, whole.model_input.pixels) < 0.1
-    assert "kernel H31S" in found.notes
-
-
-def test_slices_that_were_left_out_are_told(store: Store, head: Slices) -> None:
-    del by_position(head)[0].ImagePositionPatient
-    assert f"{len(head) - 1} of {len(head)} slices of the series" in score_input(store(head)).notes
-
-
-def moved(slices: Slices, up_mm: float) -> Slices:
-    for ds in slices:
-        x, y, z = (float(v) for v in ds.ImagePositionPatient)
-        ds.ImagePositionPatient = [x, y, z + up_mm]
-    return slices
-
-
-OTHERS: list[tuple[dict[str, object], float, int]] = [
-    ({"ConvolutionKernel": "H60s"}, 0.0, 26),
-    ({"ConvolutionKernel": "H60s"}, 0.5, 26),
-    ({"ConvolutionKernel": "H60s"}, 2.5, 25),
-    ({"ConvolutionKernel": "B60s"}, -40.0, 8),  # the neck
-    ({"ConvolutionKernel": "B60s"}, -100.0, 20),
-    ({"ContrastBolusAgent": "IOMERON 400"}, 0.0, 26),
-    ({"ContrastBolusAgent": "IOMERON 400"}, 1.0, 26),
-    ({"ContrastBolusAgent": "IOMERON 400"}, 2.5, 25),
-]
-
-
-@pytest.mark.parametrize(("changes", "up_mm", "count"), OTHERS)
-def test_two_reconstructions_within_one_series_are_told_apart(
-    store: Store, head: Slices, changes: dict[str, object], up_mm: float, count: int
-) -> None:
-    other = moved(with_(again(by_position(head)[:count]), **changes), up_mm)
-    found = score_input(store(head + other))
-    assert set(found.sources) == {ds.SOPInstanceUID for ds in head}
-    assert f"{len(head)} of {len(head) + count} slices of the series" in found.notes
-
-
-def test_which_of_two_soft_kernels_is_scored_hangs_on_the_kernel(store: Store, head: Slices) -> None:
-    for names in range(3):  # whatever the slices' names: which of two soft kernels is scored hangs on the kernel
-        soft = with_(second_series(head), ConvolutionKernel="H40s")
-        renamed = second_series(head)
-        assert "kernel H31S" in score_input(store(soft + renamed)).notes, names
-
-
-def test_a_broken_slice_of_another_acquisition_loses_no_head(store: Store, head: Slices) -> None:
-    part = with_(again(head[:6]), AcquisitionNumber=2)
-    part[0].PixelData = part[0].PixelData[:100]
-    assert set(score_input(store(head + part)).sources) == {ds.SOPInstanceUID for ds in head}
-
-
-def test_groups_do_not_hang_on_the_order_of_slices(store: Store, head: Slices) -> None:
-    """Written planes scatter: which slices are alike must not hang on which of them came first."""
-    rng = np.random.default_rng(0)
-    frames = [frames_of(source, ds)[0][0] for source, ds in zip(store(head), head, strict=True)]
-    scattered = [replace(f, row=f.row + np.array([0, rng.uniform(-0.008, 0.008), 0])) for f in frames]
-
-    def found(order: npt.NDArray[np.intp]) -> set[frozenset[str]]:
-        parts = group([scattered[n] for n in order])
-        return {frozenset(frame.source.sop_instance_uid for frame in part) for part in parts}
-
-    assert all(found(rng.permutation(len(frames))) == found(np.arange(len(frames))) for _ in range(20))
 
 
 def test_brain_between_slices_that_none_shows_is_told(store: Store, head: Slices) -> None:

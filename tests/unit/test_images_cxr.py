@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset as Item
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorageForProcessing, generate_uid
 
-from tests.support.images import Store, reason_of, same_but_for, score_input, set_pixels
+from tests.support.images import Store, reason_of, same_but_for, score_input, set_pixels, stored
 from tests.support.peers import shared
 from triage.messages import ModelInput
 from workers.images import Source
@@ -34,10 +34,6 @@ def copy(ds: Dataset, **attributes: object) -> Dataset:
     if "SOPClassUID" in attributes:
         other.file_meta.MediaStorageSOPClassUID = other.SOPClassUID
     return other
-
-
-def stored(ds: Dataset) -> np.ndarray:
-    return ds.pixel_array.astype(np.uint16)
 
 
 def test_every_real_radiograph_passes() -> None:

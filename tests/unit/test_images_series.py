@@ -1,0 +1,105 @@
+"""Which slices make up a head: what belongs together in a series, what is told apart, and what counts once."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.support.images import (
+    Slices,
+    Store,
+    again,
+    by_position,
+    same_but_for,
+    score_input,
+    second_series,
+    with_,
+)
+from workers.images.frames import frames_of
+from workers.images.stacks import group
+
+pytest_plugins = ["tests.support.images"]
+
+
+@pytest.mark.parametrize("count", [1, 33])
+def test_slices_that_were_sent_twice_under_other_names_count_once(store: Store, head: Slices, count: int) -> None:
+    once, twice = score_input(store(head)), score_input(store(head + again(head[:count])))
+    assert np.array_equal(once.model_input.pixels, twice.model_input.pixels)
+    assert f"{len(head)} of {len(head) + len(head[:count])} slices of the series" in twice.notes
+    assert f"{len(head)} slices" in once.notes
+
+
+def test_a_series_stays_whole_whatever_its_slices_say(store: Store, head: Slices) -> None:
+    """Another kernel at the base, an agent in one slice, rounded pixels, a slice that calls itself derived."""
+    whole = score_input(store(head))
+    for n, ds in enumerate(by_position(head)):
+        ds.ConvolutionKernel = "H30s" if n < 10 else "H31s"
+        ds.PixelSpacing = [float(v) + (n % 2) * 2e-6 for v in ds.PixelSpacing]
+        ds.ImageOrientationPatient = [1, 2e-6 * (n % 3), 0, 0, 1, 0]
+    head[5].ContrastBolusAgent = "IOMERON 300"
+    head[7].ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    found = score_input(store(head))
+    assert found.sources == whole.sources
+    assert same_but_for(found.model_input.pixels, whole.model_input.pixels) < 0.1
+    assert "kernel H31S" in found.notes
+
+
+def test_slices_that_were_left_out_are_told(store: Store, head: Slices) -> None:
+    del by_position(head)[0].ImagePositionPatient
+    assert f"{len(head) - 1} of {len(head)} slices of the series" in score_input(store(head)).notes
+
+
+def moved(slices: Slices, up_mm: float) -> Slices:
+    for ds in slices:
+        x, y, z = (float(v) for v in ds.ImagePositionPatient)
+        ds.ImagePositionPatient = [x, y, z + up_mm]
+    return slices
+
+
+OTHERS: list[tuple[dict[str, object], float, int]] = [
+    ({"ConvolutionKernel": "H60s"}, 0.0, 26),
+    ({"ConvolutionKernel": "H60s"}, 0.5, 26),
+    ({"ConvolutionKernel": "H60s"}, 2.5, 25),
+    ({"ConvolutionKernel": "B60s"}, -40.0, 8),  # the neck
+    ({"ConvolutionKernel": "B60s"}, -100.0, 20),
+    ({"ContrastBolusAgent": "IOMERON 400"}, 0.0, 26),
+    ({"ContrastBolusAgent": "IOMERON 400"}, 1.0, 26),
+    ({"ContrastBolusAgent": "IOMERON 400"}, 2.5, 25),
+]
+
+
+@pytest.mark.parametrize(("changes", "up_mm", "count"), OTHERS)
+def test_two_reconstructions_within_one_series_are_told_apart(
+    store: Store, head: Slices, changes: dict[str, object], up_mm: float, count: int
+) -> None:
+    other = moved(with_(again(by_position(head)[:count]), **changes), up_mm)
+    found = score_input(store(head + other))
+    assert set(found.sources) == {ds.SOPInstanceUID for ds in head}
+    assert f"{len(head)} of {len(head) + count} slices of the series" in found.notes
+
+
+def test_which_of_two_soft_kernels_is_scored_hangs_on_the_kernel(store: Store, head: Slices) -> None:
+    for names in range(3):  # whatever the slices' names: which of two soft kernels is scored hangs on the kernel
+        soft = with_(second_series(head), ConvolutionKernel="H40s")
+        renamed = second_series(head)
+        assert "kernel H31S" in score_input(store(soft + renamed)).notes, names
+
+
+def test_a_broken_slice_of_another_acquisition_loses_no_head(store: Store, head: Slices) -> None:
+    part = with_(again(head[:6]), AcquisitionNumber=2)
+    part[0].PixelData = part[0].PixelData[:100]
+    assert set(score_input(store(head + part)).sources) == {ds.SOPInstanceUID for ds in head}
+
+
+def test_groups_do_not_hang_on_the_order_of_slices(store: Store, head: Slices) -> None:
+    """Written planes scatter: which slices are alike must not hang on which of them came first."""
+    rng = np.random.default_rng(0)
+    frames = [frames_of(source, ds)[0][0] for source, ds in zip(store(head), head, strict=True)]
+    scattered = [replace(f, row=f.row + np.array([0, rng.uniform(-0.008, 0.008), 0])) for f in frames]
+
+    def found(order: npt.NDArray[np.intp]) -> set[frozenset[str]]:
+        parts = group([scattered[n] for n in order])
+        return {frozenset(frame.source.sop_instance_uid for frame in part) for part in parts}
+
+    assert all(found(rng.permutation(len(frames))) == found(np.arange(len(frames))) for _ in range(20))
