@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 UNLIKE = "unlike anything the model was calibrated on"
@@ -20,6 +21,8 @@ LOCAL_CLASSIFIER = "local_classifier"
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Values = tuple[FiniteFloat, ...]
+Numbers = npt.NDArray[np.float64]
+Pooling = Literal["logarithmic", "linear"]
 
 
 class _Part(BaseModel):
@@ -27,11 +30,41 @@ class _Part(BaseModel):
 
 
 class Term(_Part):
-    """One estimator's part of the combined statistic: ``weight * (value - centre) / spread``."""
+    """One estimator's part in the combined statistic: its standardised value and how much that counts; see `pooled`."""
 
     centre: FiniteFloat
     spread: Annotated[FiniteFloat, Field(gt=0)]
     weight: Annotated[FiniteFloat, Field(ge=0)]
+
+
+def pooled(z: Numbers, weights: Numbers, pooling: Pooling) -> Numbers:
+    """Return one statistic for the estimators' standardised values.
+
+    Each estimates a log density ratio. A logarithmic pool multiplies the ratios: all have their say, and two that see
+    nothing hold down one that is sure. A linear pool averages them: an abnormality shows to one estimator or another.
+
+    Parameters
+    ----------
+    z : numpy.ndarray
+        (..., K), in spreads above the reference's median.
+    weights : numpy.ndarray
+        (K,), none negative.
+    pooling : str
+        ``"logarithmic"``: ``sum_k w_k z_k``; ``"linear"``: ``W log sum_k (w_k / W) exp z_k``, W the sum of weights.
+
+    References
+    ----------
+    Genest and Zidek, "Combining probability distributions: a critique and an annotated bibliography", *Statistical
+    Science* 1 (1986) 114.
+    """
+    found: Numbers
+    with np.errstate(invalid="ignore"):  # of what isn't finite comes what isn't finite
+        if pooling == "logarithmic":
+            found = np.asarray(z @ weights)
+        else:
+            total, peak = weights.sum(), z.max(-1, keepdims=True)
+            found = total * (peak[..., 0] + np.log(np.exp(z - peak) @ (weights / total)))
+    return found
 
 
 class Probability(_Part):
@@ -108,8 +141,8 @@ class Calibration(_Part):
 
     The *flows' statistic* is the sum over levels of ``weights[l] * (log p(x) - log p(x|normal))[l]``, nats; with all
     weights 1 it is minus the log posterior of the paper's equation 3; it is averaged over the image's views, where the
-    bundle has them. The *combined* statistic, which ranks, is the
-    sum of the terms of ``combination``, or the flows' statistic where there are none.
+    bundle has them. The *combined* statistic, which ranks, is
+    made of the terms of ``combination`` by `pooled`, or the flows' statistic where there are none.
 
     Attributes
     ----------
@@ -121,6 +154,8 @@ class Calibration(_Part):
         One weight a level, none negative.
     combination : dict of str to Term
         By estimator.
+    pooling : str
+        How they become one; see `pooled`.
     reference : tuple of float
         The combined statistic over the reference, ascending.
     references : dict of str to tuple of float
@@ -148,6 +183,7 @@ class Calibration(_Part):
     images: int = Field(ge=1)
     weights: tuple[Annotated[FiniteFloat, Field(ge=0)], ...] = Field(min_length=1)
     combination: dict[Literal["flows", "set_classifier", "local_classifier"], Term] = {}
+    pooling: Pooling = "logarithmic"
     reference: Values = Field(min_length=2)
     references: dict[str, Annotated[Values, Field(min_length=2)]] = {}
     normal_reference: Values = ()
@@ -162,6 +198,8 @@ class Calibration(_Part):
         for values in (self.reference, self.normal_reference, *self.references.values()):
             if any(a > b for a, b in pairwise(values)):
                 raise ValueError("a reference is not in ascending order")
+        if self.combination and not any(term.weight for term in self.combination.values()):
+            raise ValueError("all weights of the combination are 0")
         if any(low > high for low, high in self.ranges.values()):
             raise ValueError("a range ends before it starts")
         if self.log_prior is not None and not self.log_prior[0] <= self.log_prior[1] <= 0:
@@ -186,7 +224,9 @@ class Calibration(_Part):
         missing = self.combination.keys() - values.keys()
         if missing:
             raise ValueError(f"the combined statistic needs {', '.join(sorted(missing))}")
-        return sum(term.weight * (values[name] - term.centre) / term.spread for name, term in self.combination.items())
+        terms = self.combination
+        z = np.array([(values[name] - term.centre) / term.spread for name, term in terms.items()])
+        return float(pooled(z, np.array([term.weight for term in terms.values()]), self.pooling))
 
     def percentile(self, statistic: float, estimator: str = COMBINED) -> float:
         """Return the abnormality percentile, 0 to 100: how much of the reference lies below ``statistic``.

@@ -5,7 +5,7 @@ released (a hint: it makes us ask early); the destination holds as many images o
 no study waits for ever.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 
 import structlog
@@ -73,6 +73,7 @@ def count_at_destination(
     study_instance_uid: str,
     our_ae_title: str,
     *,
+    own_series: Collection[str] = (),
     timeout_s: float = 5.0,
 ) -> int | None:
     """Ask the first destination that answers for how many images of a study it holds. Blocks: call it in a thread.
@@ -81,6 +82,8 @@ def count_at_destination(
 
     Parameters
     ----------
+    own_series : collection of str
+        Series Instance UIDs of the relevance maps that we sent: images, but none that we could still receive.
     timeout_s : float
         For connecting, for the association and for each answer, seconds.
 
@@ -103,7 +106,7 @@ def count_at_destination(
             log.info("count_unavailable", destination=destination.name, reason="no association for C-FIND")
             continue
         try:
-            return _images_of(assoc, study_instance_uid)
+            return _images_of(assoc, study_instance_uid, own_series)
         except DeliveryError as error:
             log.info("count_unavailable", destination=destination.name, reason=error.message)
         finally:
@@ -112,7 +115,7 @@ def count_at_destination(
     return None
 
 
-def _images_of(assoc: Association, study_instance_uid: str) -> int:
+def _images_of(assoc: Association, study_instance_uid: str, own_series: Collection[str]) -> int:
     """Count by the study's own total where all of it is images, else series by series.
 
     Raises
@@ -131,12 +134,12 @@ def _images_of(assoc: Association, study_instance_uid: str) -> int:
         return 0
     total = _number(found[0], "NumberOfStudyRelatedInstances")
     modalities = _modalities(found[0])
-    if total is not None and modalities and not modalities & NON_IMAGE_MODALITIES:
+    if total is not None and modalities and not own_series and not modalities & NON_IMAGE_MODALITIES:
         return total
-    return _images_by_series(assoc, study_instance_uid)
+    return _images_by_series(assoc, study_instance_uid, own_series)
 
 
-def _images_by_series(assoc: Association, study_instance_uid: str) -> int:
+def _images_by_series(assoc: Association, study_instance_uid: str, own_series: Collection[str]) -> int:
     query = Dataset()
     query.QueryRetrieveLevel = "SERIES"
     query.StudyInstanceUID = study_instance_uid
@@ -147,6 +150,7 @@ def _images_by_series(assoc: Association, study_instance_uid: str) -> int:
     for ds in _matches(assoc, query):
         if (
             ds.get("Modality") in NON_IMAGE_MODALITIES
+            or ds.get("SeriesInstanceUID") in own_series
             or ds.get("StudyInstanceUID", study_instance_uid) != study_instance_uid
         ):
             continue

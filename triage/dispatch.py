@@ -21,6 +21,7 @@ from triage.deliver import Deliverer
 from triage.errors import BrokerError, NotFoundError
 from triage.ledger import Job, Ledger, Study
 from triage.messages import LEASE_S, Stage
+from triage.store import ObjectStore
 from triage.transport import (
     PREPARE_TASK,
     REPORT_TASK,
@@ -153,6 +154,7 @@ class Completer:
         self._config = config
         self._ledger = ledger
         self._clock = clock
+        self._store = ObjectStore(config.data_dir)
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="count")
         self._questions: dict[int, _Question] = {}
 
@@ -186,11 +188,18 @@ class Completer:
         question = self._questions.get(study.id)
         stale = question is not None and question.answer.done() and now - question.asked_at > _RECOUNT_S
         if question is None or stale or question.last_object_at != study.last_object_at:
-            answer = self._pool.submit(
-                count_at_destination, config.destination, study.study_instance_uid, config.listen.ae_title
-            )
+            answer = self._pool.submit(self._count, study.study_instance_uid)
             question = self._questions[study.id] = _Question(now, study.last_object_at, answer)
         return question.answer
+
+    def _count(self, study_instance_uid: str) -> int | None:
+        config, own_series = self._config, set()
+        for digest in self._ledger.digests_of_maps(study_instance_uid):
+            with suppress(NotFoundError):  # a count that is too high only waits longer
+                own_series.add(str(self._store.read(digest, stop_before_pixels=True).SeriesInstanceUID))
+        return count_at_destination(
+            config.destination, study_instance_uid, config.listen.ae_title, own_series=own_series
+        )
 
 
 def run_dispatcher(

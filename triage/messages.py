@@ -119,6 +119,8 @@ class Score:
         Empty, or the reason why these numbers must not be ranked by.
     images, chosen : int
         How many images were scored, and which of them, from 0, these numbers are of.
+    passed_over : str
+        Empty, or how many of several images could not be scored, and why: a reader is told.
     bundle_name, bundle_version, bundle_digest, calibration : str
         What scored it and against which reference.
     compute : str
@@ -144,6 +146,7 @@ class Score:
     not_scored: str = ""
     images: int = 1
     chosen: int = 0
+    passed_over: str = ""
     bundle_name: str = ""
     bundle_version: str = ""
     bundle_digest: str = ""

@@ -1,4 +1,28 @@
-"""SOP classes of our results (PS3.4 table B.5-1): written by `triage.report`, offered by `triage.deliver`."""
+"""SOP classes (PS3.4 table B.5-1) of what is scored, and of our results: written by `triage.report`, offered by
+`triage.deliver`.
+"""
+
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+)
+
+#: What can be scored, by the Modality (0008,0060) that such an object should have: not all senders fill that in. DX For
+#: Processing can be looked at too: the gate prefers For Presentation where a study has both.
+MODALITY_OF = {
+    ComputedRadiographyImageStorage: "CR",
+    DigitalXRayImageStorageForPresentation: "DX",
+    DigitalXRayImageStorageForProcessing: "DX",
+    CTImageStorage: "CT",
+    EnhancedCTImageStorage: "CT",
+    LegacyConvertedEnhancedCTImageStorage: "CT",
+}
+TOMOGRAMS = tuple(uid for uid, modality in MODALITY_OF.items() if modality == "CT")
+RADIOGRAPHS = tuple(uid for uid, modality in MODALITY_OF.items() if modality != "CT")
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"

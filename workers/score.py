@@ -109,10 +109,13 @@ def _most_abnormal(scores: Sequence[Score]) -> Score:
     usable = [number for number, score in enumerate(scores) if not score.not_scored]
     chosen = max(usable, key=lambda number: scores[number].combined, default=0)
     p_value = scores[chosen].p_value
+    reasons = dict.fromkeys(score.not_scored for score in scores if score.not_scored)
+    left = f"{len(scores) - len(usable)} of {len(scores)} images not scored: {'; '.join(reasons)}"
     return replace(
         scores[chosen],
         images=len(scores),
         chosen=chosen,
+        passed_over=left if 0 < len(usable) < len(scores) else "",
         p_value=None if p_value is None else min(1.0, len(usable) * p_value),
         calibrated=None,
         prevalence=None,

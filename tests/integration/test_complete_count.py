@@ -98,6 +98,14 @@ def test_the_count(study: list[Dataset] | int, at_series: list[Dataset] | int, e
         assert count_at_destination([destination], UID, "TRIAGE") == expected
 
 
+def test_our_own_maps_are_no_images_of_the_study() -> None:
+    ours, total = series("OT", 2), [answer(ModalitiesInStudy=["CT", "OT"], NumberOfStudyRelatedInstances="34")]
+    with pacs(total, [series("CT", 32), ours]) as destination:
+        known = {str(ours.SeriesInstanceUID)}
+        assert count_at_destination([destination], UID, "TRIAGE", own_series=known) == 32
+        assert count_at_destination([destination], UID, "TRIAGE") == 34
+
+
 def test_a_peer_that_answers_with_other_studies_too(tmp_path: Path) -> None:
     other = answer(ModalitiesInStudy="CT", NumberOfStudyRelatedInstances="99")
     other.StudyInstanceUID = "1.2.3.5"

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.dataset import Dataset as Item
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from tests.support.peers import shared
 from triage.errors import NotScoredError
@@ -143,3 +145,43 @@ def by_position(slices: Slices) -> Slices:
 def again(slices: Slices) -> Slices:
     """Return the same slices of the same series under new SOP Instance UIDs."""
     return with_(second_series(slices), SeriesInstanceUID=slices[0].SeriesInstanceUID)
+
+
+def enhanced(slices: Slices, *, everything_shared: bool) -> Dataset:
+    """Return single-frame slices as one Enhanced CT instance (PS3.3 A.38), geometry per frame, the rest shared."""
+    first = slices[0]
+    ds = deepcopy(first)
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+                    "RescaleSlope", "RescaleIntercept", "RescaleType", "ConvolutionKernel"):  # fmt: skip
+        delattr(ds, keyword)
+    shared_group, frames = Item(), []
+    always = {
+        "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+        "PlaneOrientationSequence": ("ImageOrientationPatient",),
+        "CTReconstructionSequence": ("ConvolutionKernel",),
+        "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    }
+    for source in slices:
+        group = Item()
+        group.PlanePositionSequence = Items([_part(source, ("ImagePositionPatient",))])
+        if not everything_shared:
+            for name, keywords in always.items():
+                setattr(group, name, Items([_part(source, keywords)]))
+        frames.append(group)
+    if everything_shared:
+        for name, keywords in always.items():
+            setattr(shared_group, name, Items([_part(first, keywords)]))
+    ds.SharedFunctionalGroupsSequence = Items([shared_group])
+    ds.PerFrameFunctionalGroupsSequence = Items(frames)
+    ds.NumberOfFrames = len(slices)
+    ds.PixelData = b"".join(s.PixelData for s in slices)
+    return ds
+
+
+def _part(source: Dataset, keywords: tuple[str, ...]) -> Dataset:
+    part = Item()
+    for keyword in keywords:
+        setattr(part, keyword, getattr(source, keyword))
+    return part

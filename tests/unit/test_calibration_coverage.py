@@ -103,6 +103,23 @@ def test_few_labels_make_no_probability() -> None:
     assert tiny_calibration().calibrated(1.0) is None
 
 
+def test_a_linear_pool_hears_one_estimator_that_is_sure() -> None:
+    terms = {name: Term(centre=0.0, spread=1.0, weight=1.0) for name in ("flows", "set_classifier", "local_classifier")}
+    log, linear = (
+        tiny_calibration(combination=terms, pooling=pooling).combined for pooling in ("logarithmic", "linear")
+    )
+    sure = {"flows": -1.0, "set_classifier": -1.0, "local_classifier": 3.0}
+    unsure = dict.fromkeys(terms, 1.0)
+    assert log(sure) < log(unsure)
+    assert linear(sure) > linear(unsure)
+    assert linear(unsure) == pytest.approx(log(unsure))
+    # The mean of the ratios, its logarithm as long as the weights' sum.
+    assert linear(sure) == pytest.approx(3 * np.log((2 * np.exp(-1.0) + np.exp(3.0)) / 3))
+    assert linear({**unsure, "flows": 1e4}) == pytest.approx(3 * (1e4 - np.log(3)))
+    for pool in (log, linear):
+        assert not np.isfinite(pool({**unsure, "flows": np.inf, "set_classifier": -np.inf}))
+
+
 def test_the_combined_statistic_weighs_standardised_estimators() -> None:
     calibration = tiny_calibration(combination=TERMS, references={"flows": (0.0, 2.0)})
     assert calibration.combined({"flows": 3.0, "set_classifier": 0.25}) == pytest.approx(0.5 * (3 - 1) / 2 + 0.25)

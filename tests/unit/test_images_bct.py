@@ -6,17 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import Dataset
-from pydicom.dataset import Dataset as Item
-from pydicom.sequence import Sequence as Items
-from pydicom.uid import EnhancedCTImageStorage, generate_uid
 
 from tests.support.images import (
-    GRIDS,
     Slices,
     Store,
     again,
     by_position,
+    enhanced,
     reason_of,
     same_but_for,
     score_input,
@@ -26,9 +22,7 @@ from tests.support.images import (
     with_,
 )
 from tests.support.peers import shared
-from triage.messages import Relevance
-from workers.images import BCT, Source
-from workers.images.backdrop import backdrop
+from workers.images import Source
 from workers.images.volume import HU_OFFSET, TOP
 
 pytest_plugins = ["tests.support.images"]
@@ -241,46 +235,6 @@ def test_a_head_upside_down_is_refused(store: Store, head: Slices) -> None:
     assert "head" in reason_of(store(upside))
 
 
-def enhanced(slices: Slices, *, everything_shared: bool) -> Dataset:
-    """Return single-frame slices as one Enhanced CT instance (PS3.3 A.38), geometry per frame, the rest shared."""
-    first = slices[0]
-    ds = deepcopy(first)
-    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
-    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
-                    "RescaleSlope", "RescaleIntercept", "RescaleType", "ConvolutionKernel"):  # fmt: skip
-        delattr(ds, keyword)
-    shared_group, frames = Item(), []
-    always = {
-        "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
-        "PlaneOrientationSequence": ("ImageOrientationPatient",),
-        "CTReconstructionSequence": ("ConvolutionKernel",),
-        "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
-    }
-    for source in slices:
-        group = Item()
-        group.PlanePositionSequence = Items([_part(source, ("ImagePositionPatient",))])
-        if not everything_shared:
-            for name, keywords in always.items():
-                setattr(group, name, Items([_part(source, keywords)]))
-        frames.append(group)
-    if everything_shared:
-        for name, keywords in always.items():
-            setattr(shared_group, name, Items([_part(first, keywords)]))
-    ds.SharedFunctionalGroupsSequence = Items([shared_group])
-    ds.PerFrameFunctionalGroupsSequence = Items(frames)
-    ds.NumberOfFrames = len(slices)
-    ds.PixelData = b"".join(s.PixelData for s in slices)
-    return ds
-
-
-def _part(source: Dataset, keywords: tuple[str, ...]) -> Dataset:
-    part = Item()
-    for keyword in keywords:
-        setattr(part, keyword, getattr(source, keyword))
-    return part
-
-
 @pytest.mark.parametrize("everything_shared", [False, True], ids=["per frame", "shared"])
 def test_enhanced_ct_gives_the_identical_tensor(store: Store, head: Slices, everything_shared: bool) -> None:
     shuffled = [head[i] for i in np.random.default_rng(1).permutation(len(head))]
@@ -294,13 +248,3 @@ def test_of_an_enhanced_ct_every_frame_counts(store: Store, head: Slices) -> Non
     multi = enhanced(by_position(head), everything_shared=True)
     multi.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0].ImagePositionPatient = None
     assert f"{len(head) - 1} of {len(head)} slices of the series" in score_input(store([multi])).notes
-
-
-def test_a_map_is_shown_where_frames_are_doubled(store: Store, head: Slices) -> None:
-    ordered = by_position(head)
-    sources = store([enhanced([*ordered, ordered[4]], everything_shared=False)])
-    found = score_input(sources)
-    relevance = Relevance(method="test", values=np.full((8, 32, 32), 200, np.uint8))
-    shown = backdrop(sources, "BCT", relevance, GRIDS[BCT])
-    assert shown.planes is not None
-    assert found.sources == [sources[0].sop_instance_uid]

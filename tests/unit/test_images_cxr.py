@@ -11,10 +11,20 @@ from pydicom.dataset import Dataset as Item
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import ComputedRadiographyImageStorage, DigitalXRayImageStorageForProcessing, generate_uid
 
-from tests.support.images import Store, reason_of, same_but_for, score_input, set_pixels, stored
+from tests.support.images import (
+    GRIDS,
+    Store,
+    by_position,
+    reason_of,
+    same_but_for,
+    score_input,
+    set_pixels,
+    stored,
+    with_,
+)
 from tests.support.peers import shared
 from triage.messages import ModelInput
-from workers.images import Source
+from workers.images import CXR, Source, prepare
 from workers.images.borders import content_box
 from workers.images.cxr import MOST, cxr_tensor
 
@@ -56,7 +66,9 @@ def test_all_frontal_views_are_scored(store: Store, chest: Dataset) -> None:
     found = score_input(store([ap, lateral, chest, copy(chest)]))
     assert len(found.model_input.others) == 1
     assert found.sources[1] == ap.SOPInstanceUID
-    assert found.notes == ["PA view", "AP view", "2 of 4 radiographs", "the most abnormal one counts"]
+    assert found.notes == [
+        "PA view", "AP view", "2 of 4 radiographs", "the most abnormal one counts", "not scored: lateral view only",
+    ]  # fmt: skip
     first, second = found.model_input.each()
     assert np.array_equal(first.pixels, tensor(store, chest))
     assert np.array_equal(second.pixels, tensor(store, ap))
@@ -85,6 +97,23 @@ def test_a_radiograph_in_a_head_cts_study_is_not_passed_over_in_silence(
     found = score_input(store([*head, chest]))
     assert found.modality == "BCT"
     assert found.notes[-1] == "chest radiographs not looked at: 1"
+
+
+def test_a_refused_head_ct_is_not_hidden_by_a_radiograph(store: Store, chest: Dataset, head: list[Dataset]) -> None:
+    gap = with_(by_position(head), PatientID=chest.PatientID)
+    del gap[12:14]
+    why = reason_of(store(gap))
+    found = score_input(store([*gap, chest]))
+    assert found.modality == "CXR"
+    assert found.notes == ["PA view", f"brain CTs not scored: {why}"]
+    found = prepare(store([*head, chest]), {CXR: GRIDS[CXR]})
+    assert found.notes == ["PA view", "no model for brain CTs is installed"]
+
+
+def test_images_of_two_patients_in_one_study_are_told(store: Store, chest: Dataset) -> None:
+    same, other = a_view(chest, PatientID=f"{chest.PatientID} "), a_view(chest, PatientID="ANOTHER")
+    assert not any("patients" in note for note in score_input(store([chest, same])).notes)
+    assert "the images name 2 patients" in score_input(store([chest, other])).notes
 
 
 @pytest.mark.parametrize(

@@ -339,9 +339,11 @@ def test_of_several_images_the_one_that_counts_stays_a_source(ledger: Ledger) ->
     ledger.prepared(job.id, job.fence, DIGEST, uids, ["PA view", "3 of 3 radiographs"])
     assert [source.sop_instance_uid for source in ledger.sources_of(study.id)] == uids
     job = lease(ledger, Stage.SCORE, study)
-    ledger.scored(job.id, job.fence, replace(a_score(), images=3, chosen=1), Priority.HIGH)
+    score = replace(a_score(), images=3, chosen=1, passed_over="1 of 3 images not scored: unlike anything")
+    ledger.scored(job.id, job.fence, score, Priority.HIGH)
     assert [source.sop_instance_uid for source in ledger.sources_of(study.id)] == uids[1:2]
-    assert ledger.study_by_id(study.id).notes == "PA view; 3 of 3 radiographs"
+    told = "PA view; 3 of 3 radiographs; 1 of 3 images not scored: unlike anything"
+    assert ledger.study_by_id(study.id).notes == told
 
 
 @pytest.mark.parametrize("report", [False, True])

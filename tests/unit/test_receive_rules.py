@@ -22,6 +22,7 @@ from triage.conformance import conformance_statement
 from triage.receive.contexts import (
     STORAGE_SOP_CLASSES,
     TRANSFER_SYNTAXES,
+    modality_of,
     not_scored_reason,
     supported_contexts,
 )
@@ -116,6 +117,22 @@ def test_what_is_scored() -> None:
     assert not_scored_reason(CTImageStorage) == ""
     assert not_scored_reason(DigitalXRayImageStorageForProcessing) == ""
     assert not_scored_reason(BasicTextSRStorage) == "not scored: Basic Text SR Storage"
+
+
+@pytest.mark.parametrize(
+    ("sop_class_uid", "said", "modality"),
+    [
+        (CTImageStorage, "CT", "CT"),
+        (CTImageStorage, "", "CT"),
+        (CTImageStorage, "OT", "CT"),
+        (DigitalXRayImageStorageForProcessing, "CR", "CR"),
+        (DigitalXRayImageStorageForProcessing, "RF", "DX"),
+        (BasicTextSRStorage, "SR", "SR"),
+        (BasicTextSRStorage, "", ""),
+    ],
+)
+def test_what_is_scored_has_a_modality_whatever_its_header_says(sop_class_uid: str, said: str, modality: str) -> None:
+    assert modality_of(sop_class_uid, said) == modality
 
 
 def test_every_storage_class_in_every_syntax() -> None:

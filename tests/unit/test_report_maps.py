@@ -1,5 +1,6 @@
 """Relevance maps as DICOM objects: what they show, say and refer to; read back from their bytes."""
 
+from copy import deepcopy
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedCTImageStorage
 
 from tests.support.maps import FRAME, backdrop, chest, relevance, slices
-from tests.support.reports import DX, not_scored, result
+from tests.support.reports import DX, header, not_scored, result
 from triage.config.schema import Destination
 from triage.errors import ReportError
 from triage.messages import Relevance
@@ -123,6 +125,28 @@ def test_the_numbers_of_a_head_are_kept_where_they_lie() -> None:
     assert (quantity.CodeValue, quantity.CodingSchemeDesignator) == ("130404", "DCM")
     [series] = ds.ReferencedSeriesSequence
     assert len(series.ReferencedInstanceSequence) == len(images)
+
+
+@pytest.mark.parametrize("said", ["shared", "by frame"])
+def test_a_multi_frame_image_may_say_its_raster_once_or_for_every_frame(said: str) -> None:
+    raster, plane = Dataset(), Dataset()
+    raster.PixelSpacing, raster.SliceThickness = [25.0, 25.0], 5.0
+    plane.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    groups = Dataset()
+    groups.PixelMeasuresSequence, groups.PlaneOrientationSequence = [raster], [plane]
+    frames = [deepcopy(groups) if said == "by frame" else Dataset() for _ in range(4)]
+    for number, frame in enumerate(frames):
+        position = Dataset()
+        position.ImagePositionPatient = [-100.0, -100.0, 5.0 * number]
+        frame.PlanePositionSequence = [position]
+    image = header(
+        EnhancedCTImageStorage,
+        NumberOfFrames=4,
+        FrameOfReferenceUID=FRAME,
+        SharedFunctionalGroupsSequence=[groups if said == "shared" else Dataset()],
+        PerFrameFunctionalGroupsSequence=frames,
+    )
+    assert read(parametric([image])).NumberOfFrames == 4
 
 
 @pytest.mark.parametrize("build", [lambda **c: capture(chest(), **c), lambda **c: parametric(slices(), **c)])

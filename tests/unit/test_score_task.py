@@ -39,7 +39,9 @@ def test_the_most_abnormal_image_counts(engine: Engine) -> None:
         assert np.array_equal(images[score.chosen], pictures[alone.index(highest)])
         assert score.p_value == min(1.0, 2 * highest.p_value)
         assert score.calibrated is None
+        assert score.passed_over == f"1 of 3 images not scored: {alone[2].not_scored}"
     one = score_one(engines, digest, ModelInput(modality="CXR", pixels=pictures[0]))
     assert replace(one, model_time_s=0) == replace(alone[0], model_time_s=0)
     none = score_one(engines, digest, ModelInput(modality="CXR", pixels=noise, others=(noise,)))
     assert none.not_scored
+    assert not none.passed_over

@@ -57,6 +57,16 @@ def test_equally_good_estimators_share_the_weight() -> None:
     assert found["local_classifier"] < 0.15
 
 
+def test_a_linear_pool_weighs_by_what_it_pools() -> None:
+    # Half of the mixture shows to one estimator, half to another; a third sees nothing.
+    mixture = values(600, 1)
+    mixture["flows"][:300] += 4.0
+    mixture["local_classifier"][300:] += 4.0
+    found = weights(weighed(terms(), values(600, 0), mixture, "linear"))
+    assert found["flows"] == pytest.approx(found["local_classifier"], rel=0.25)
+    assert found["set_classifier"] < 0.2
+
+
 def test_an_estimator_that_calls_normals_abnormal_is_not_turned_round() -> None:
     found = weights(weighed(terms(), values(300, 0, set_classifier=1.0), values(300, 1, local_classifier=0.5)))
     assert 0 <= found["set_classifier"] < 0.1

@@ -185,6 +185,16 @@ class Outbox(Room):
         query = select(schema.outbox).where(schema.outbox.c.study_id == study_id)
         return self._items(query.order_by(schema.outbox.c.id))
 
+    def digests_of_maps(self, study_instance_uid: str) -> set[str]:
+        """Return the digests of the relevance maps of all revisions of a study."""
+        query = (
+            select(schema.outbox.c.digest)
+            .join(schema.study, schema.study.c.id == schema.outbox.c.study_id)
+            .where(schema.study.c.study_instance_uid == study_instance_uid, schema.outbox.c.kind == "heatmap")
+        )
+        with self._database.read() as connection:
+            return set(connection.scalars(query))
+
     def outbox_counts(self) -> dict[tuple[str, OutboxState], int]:
         """Return how many items there are by destination and state."""
         keys = (schema.outbox.c.destination, schema.outbox.c.state)

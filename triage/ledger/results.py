@@ -185,6 +185,8 @@ def _unscored(study: Study) -> dict[str, Any]:
 
 def _score_columns(study: Study, score: Score, priority: Priority | None) -> dict[str, Any]:
     columns: dict[str, Any] = {"score": json.dumps(score.to_wire())}
+    if score.passed_over:
+        columns["notes"] = "; ".join(filter(None, (study.notes, score.passed_over)))
     if score.not_scored:
         return columns | _unscored(study)
     finite = {"percentile": score.percentile, "log_posterior": score.log_posterior}

@@ -4,12 +4,7 @@ from pydicom.uid import (
     HTJ2K,
     JPEG2000,
     UID,
-    ComputedRadiographyImageStorage,
-    CTImageStorage,
     DeflatedExplicitVRLittleEndian,
-    DigitalXRayImageStorageForPresentation,
-    DigitalXRayImageStorageForProcessing,
-    EnhancedCTImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
@@ -22,7 +17,6 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
-    LegacyConvertedEnhancedCTImageStorage,
     RLELossless,
 )
 from pynetdicom.presentation import (
@@ -35,6 +29,8 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     Verification,
 )
+
+from triage.sop_classes import MODALITY_OF
 
 # An acceptor picks the first of *its* list that the sender proposed in a context: uncompressed ones first, because
 # every sender can produce them; a sender that holds compressed objects proposes their syntax in its own context.
@@ -57,15 +53,7 @@ TRANSFER_SYNTAXES: tuple[UID, ...] = (
     ExplicitVRBigEndian,
 )
 
-# DX For Processing can be looked at too: the gate prefers For Presentation where a study has both.
-SCORABLE_SOP_CLASSES: tuple[UID, ...] = (
-    ComputedRadiographyImageStorage,
-    DigitalXRayImageStorageForPresentation,
-    DigitalXRayImageStorageForProcessing,
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-)
+SCORABLE_SOP_CLASSES: tuple[UID, ...] = tuple(MODALITY_OF)
 
 # pynetdicom's longer list lacks the retired classes of its shorter one, which old archives still send.
 STORAGE_SOP_CLASSES: tuple[UID, ...] = tuple(
@@ -79,6 +67,11 @@ def not_scored_reason(sop_class_uid: str) -> str:
     """Return why objects of this SOP class are never scored; empty if they are."""
     uid = UID(sop_class_uid)
     return "" if uid in SCORABLE_SOP_CLASSES else f"not scored: {uid.name}"
+
+
+def modality_of(sop_class_uid: str, said: str) -> str:
+    """Return an object's modality: what it says, unless it is of a class that is scored and says something else."""
+    return said if said in MODALITY_OF.values() else MODALITY_OF.get(UID(sop_class_uid), said)
 
 
 def supported_contexts() -> list[PresentationContext]:

@@ -17,7 +17,7 @@ from triage.errors import (
     UnparsableObjectError,
 )
 from triage.ledger.records import Instance, ReceivedInstance, Recorded
-from triage.receive.contexts import not_scored_reason
+from triage.receive.contexts import modality_of, not_scored_reason
 from triage.receive.header import Header, read_header
 from triage.receive.same import same_content
 from triage.store import Incoming, ObjectStore
@@ -246,7 +246,7 @@ def _received(sender: Sender, header: Header, transfer_syntax_uid: str, digest: 
         sop_instance_uid=header.sop_instance_uid,
         sop_class_uid=header.sop_class_uid,
         transfer_syntax_uid=transfer_syntax_uid,
-        modality=header.modality,
+        modality=modality_of(header.sop_class_uid, header.modality),
         digest=digest,
         size=size,
         calling_ae_title=sender.ae_title,

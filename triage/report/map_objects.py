@@ -213,8 +213,22 @@ def _placed(evidence: Sequence[Dataset], sources: Sequence[Dataset], planes: Pla
         copy.update({element.tag: element for element in original if element.keyword in _PLACEMENT})
         copy.FrameOfReferenceUID = planes.frame_of_reference_uid
         copy.PositionReferenceIndicator = str(original.get("PositionReferenceIndicator", "") or "")
-        placed.append(copy)
+        placed.append(_shared(copy))
     return placed
+
+
+def _shared(ds: Dataset) -> Dataset:
+    """Say once of a multi-frame image what each of its frames may say for itself: highdicom looks for it there."""
+    frames = ds.get("PerFrameFunctionalGroupsSequence")
+    if not frames:
+        return ds
+    shared = Dataset()
+    shared.update(next(iter(ds.get("SharedFunctionalGroupsSequence") or ()), Dataset()))
+    for group in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+        if group not in shared and group in frames[0]:
+            shared.add(frames[0][group])
+    ds.SharedFunctionalGroupsSequence = [shared]
+    return ds
 
 
 def _orientation(image: Dataset) -> list[str]:

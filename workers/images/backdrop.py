@@ -10,14 +10,14 @@ from scipy import ndimage
 from triage.errors import NotScoredError
 from triage.messages import Relevance
 from triage.pictures import Backdrop, Picture, Planes
+from workers.images.bct import scored_head
 from workers.images.borders import content_box
-from workers.images.frames import Frame, Vector, frames_of
+from workers.images.frames import Frame, Vector
 from workers.images.pixels import displayed
-from workers.images.reconstructions import reconstructions, stack_of
-from workers.images.resample import grid_affine, head_frame
+from workers.images.resample import grid_affine
 from workers.images.sources import BCT, Grid, Source
 from workers.images.straighten import pose
-from workers.images.volume import SliceReader, load_volume
+from workers.images.volume import SliceReader
 
 Deviations = npt.NDArray[np.float32]
 
@@ -85,19 +85,18 @@ def _radiograph(source: Source, deviations: Deviations) -> Picture:
 
 
 def _head(sources: Sequence[Source], deviations: Deviations, grid: Grid) -> Backdrop:
-    frames = [frame for source in sources for frame in frames_of(source, source.header())[0]]
-    # The instances may hold frames of other stacks too; the scored one is the largest of those made of them.
-    stack = stack_of(max(reconstructions(frames), key=len))
-    volume = load_volume(stack, grid)
-    start, step = grid_affine(pose(volume, head_frame(volume), grid), grid)
+    stack, volume, frame = scored_head(sources, grid)
+    start, step = grid_affine(pose(volume, frame, grid), grid)
     factor = np.array([n / m for n, m in zip(grid.size, deviations.shape, strict=True)])[::-1]  # columns, rows, planes
     to_patient = step * factor
     origin = start + step @ ((factor - 1) / 2)
     to_map = np.linalg.inv(to_patient)
-    strengths = [
-        conspicuousness(_onto(frame, deviations, to_map, origin, every=-(-max(frame.shape) // JUDGED_SIDE)))
-        for frame in stack.frames
+    judged = [
+        _onto(frame, deviations, to_map, origin, every=-(-max(frame.shape) // JUDGED_SIDE)) for frame in stack.frames
     ]
+    strengths = [conspicuousness(one) for one in judged]
+    # First the slice with the highest place of all, then those that are conspicuous as wholes.
+    strengths[int(np.argmax([one.max() for one in judged]))] = np.inf
     reader = SliceReader()
     pictures = [
         _slice(
@@ -135,7 +134,7 @@ def _onto(frame: Frame, deviations: Deviations, to_map: Vector, origin: Vector, 
 
 
 def _most_conspicuous(strengths: Sequence[float], places_mm: Vector) -> list[int]:
-    """Return the slices to show, the one with the highest map first; neighbours show the same again."""
+    """Return the slices to show, the strongest first; neighbours show the same again."""
     chosen: list[int] = []
     for i in np.argsort(strengths)[::-1]:
         if all(abs(places_mm[i] - places_mm[j]) >= APART_MM for j in chosen):
@@ -158,7 +157,10 @@ def _slice(frame: Frame, deviations: Deviations, caption: str, reader: SliceRead
     if abs(frame.pixel_mm[0] / frame.pixel_mm[1] - 1) > 0.01:
         stretch = (frame.pixel_mm[0] / frame.pixel_mm[1], 1.0)
         grey, deviations = (ndimage.zoom(plane, stretch, order=1) for plane in (grey, deviations))
-    for axis, direction in ((1, frame.row[0]), (0, frame.column[1])):
+    across, down = frame.row, frame.column
+    if abs(across[0]) < abs(down[0]):  # scanned lying on a side
+        across, down, grey, deviations = down, across, grey.T, deviations.T
+    for axis, direction in ((1, across[0]), (0, down[1])):
         if direction < 0:
             grey, deviations = np.flip(grey, axis), np.flip(deviations, axis)
     return Picture(

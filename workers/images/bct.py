@@ -3,13 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from triage.errors import NotScoredError
 from triage.messages import ModelInput
@@ -22,8 +21,6 @@ from workers.images.sources import BCT, Grid, Prepared, Source
 from workers.images.stacks import Stack
 from workers.images.straighten import pose
 from workers.images.volume import Volume, load_volume
-
-TOMOGRAMS = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
 MAX_OBLIQUE_DEGREES = 30.0
 FIELD_OF_VIEW_MM = (130.0, 520.0)
@@ -108,20 +105,36 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
         unplaced[str(ds.get("SeriesInstanceUID", ""))] += len(lost)
         refused += [_RefusedError(1, exc.message) for exc in lost]
     held = unplaced + Counter(frame.series for frame in frames if "LOCALIZER" not in frame.image_type)
-    candidates = []
-    for members in reconstructions(frames):
+    tried: list[str] = []
+    for candidate in _candidates(frames, refused):
         try:
-            candidates.append(_candidate(members))
-        except _RefusedError as exc:
-            refused.append(exc)
-    for candidate in sorted(candidates, key=lambda c: c.order):
-        try:
-            return _prepared(candidate, held[candidate.stack.frames[0].series], grid)
+            prepared = _prepared(candidate, held[candidate.stack.frames[0].series], grid)
         except NotScoredError as exc:
             refused.append(_RefusedError(9, exc.message))
+            tried.append(f"slices that came first not scored: {exc.message}")
+            continue
+        return replace(prepared, notes=[*prepared.notes, *dict.fromkeys(tried)])
     furthest = max((exc.stage for exc in refused), default=0)
     reasons = dict.fromkeys(exc.message for exc in refused if exc.stage == furthest)
     raise NotScoredError("; ".join(list(reasons)[:2]) or "no CT slices in the study")
+
+
+def scored_head(sources: Sequence[Source], grid: Grid) -> tuple[Stack, Volume, HeadFrame]:
+    """Return once more what `prepare_bct` chose, from the instances that it named: they may hold other stacks, too.
+
+    Raises
+    ------
+    NotScoredError
+        If the instances cannot be read any more as they were.
+    """
+    frames = [frame for source in sources for frame in frames_of(source, source.header())[0]]
+    refused: list[_RefusedError] = []
+    for candidate in _candidates(frames, refused):
+        try:
+            return candidate.stack, *_gated(candidate.stack, grid)
+        except NotScoredError as exc:
+            refused.append(_RefusedError(9, exc.message))
+    raise NotScoredError("; ".join(exc.message for exc in refused[-1:]) or "no CT slices")
 
 
 def bct_tensor(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadTensor:
@@ -144,10 +157,7 @@ def bct_tensor(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadTensor:
 def _prepared(candidate: _Candidate, held: int, grid: Grid) -> Prepared:
     """Bring a stack onto the grid; its series holds so many slices."""
     stack = candidate.stack
-    volume = load_volume(stack, grid)
-    frame = head_frame(volume)
-    check_head(volume, frame)
-    head = bct_tensor(volume, frame, grid)
+    head = bct_tensor(*_gated(stack, grid), grid)
     count = len(stack.frames)
     notes = [f"{count} slices" if count == held else f"{count} of {held} slices of the series"]
     notes.append(f"{candidate.thickness_mm:g} mm")
@@ -164,6 +174,24 @@ def _prepared(candidate: _Candidate, held: int, grid: Grid) -> Prepared:
         notes.append(f"brain {way} than usual, evened by {abs(head.shift_hu):.0f} HU")
     uids = list(dict.fromkeys(f.source.sop_instance_uid for f in stack.frames))
     return Prepared(model_input=ModelInput(modality=BCT, pixels=head.pixels), sources=uids, modality=BCT, notes=notes)
+
+
+def _gated(stack: Stack, grid: Grid) -> tuple[Volume, HeadFrame]:
+    volume = load_volume(stack, grid)
+    frame = head_frame(volume)
+    check_head(volume, frame)
+    return volume, frame
+
+
+def _candidates(frames: Sequence[Frame], refused: list[_RefusedError]) -> list[_Candidate]:
+    """Return what headers and geometry let through, best first; ``refused`` gets what they don't."""
+    found = []
+    for members in reconstructions(frames):
+        try:
+            found.append(_candidate(members))
+        except _RefusedError as exc:
+            refused.append(exc)
+    return sorted(found, key=lambda candidate: candidate.order)
 
 
 def _candidate(members: Sequence[Frame]) -> _Candidate:

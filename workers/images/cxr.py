@@ -9,7 +9,6 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from pydicom import Dataset
 from pydicom.uid import (
-    ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
 )
@@ -20,12 +19,6 @@ from workers.images.borders import content_box
 from workers.images.gate_cxr import check_frontal_chest
 from workers.images.pixels import Floats, Mask, displayed
 from workers.images.sources import CXR, Grid, Prepared, Source
-
-RADIOGRAPHS = (
-    ComputedRadiographyImageStorage,
-    DigitalXRayImageStorageForPresentation,
-    DigitalXRayImageStorageForProcessing,
-)
 
 #: Smaller than this, an image is an icon or a detail, not a chest.
 MIN_SIDE_PIXELS = 96
@@ -101,19 +94,19 @@ def prepare_cxr(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
         model_input=ModelInput(modality=CXR, pixels=first, others=tuple(others)),
         sources=[candidate.source.sop_instance_uid for candidate in chosen],
         modality=CXR,
-        notes=_notes([candidate.view for candidate in chosen], len(headers)),
+        notes=_notes([candidate.view for candidate in chosen], len(headers), reasons),
     )
 
 
-def _notes(views: Sequence[str], radiographs: int) -> list[str]:
-    """Return what a reader should know: which views were scored, and of how many radiographs."""
+def _notes(views: Sequence[str], radiographs: int, reasons: Sequence[str]) -> list[str]:
+    """Return what a reader should know: which views were scored, of how many radiographs, and why no others."""
     named = [f"{view} view" for view in dict.fromkeys(views) if view]
     notes = named if all(views) else [*named, "view recognised by the image alone"]
     if radiographs > 1:
         notes.append(f"{len(views)} of {radiographs} radiographs")
     if len(views) > 1:
         notes.append("the most abnormal one counts")
-    return notes
+    return notes + [f"not scored: {reason}" for reason in list(dict.fromkeys(reasons))[:2]]
 
 
 def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None) -> npt.NDArray[np.uint8]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pydicom import Dataset
 
 from triage.errors import NotScoredError
+from triage.sop_classes import RADIOGRAPHS, TOMOGRAMS
 from workers.images.ages import years
-from workers.images.bct import TOMOGRAMS, prepare_bct
-from workers.images.cxr import RADIOGRAPHS, prepare_cxr
+from workers.images.bct import prepare_bct
+from workers.images.cxr import prepare_cxr
 from workers.images.sources import BCT, CXR, Grids, Prepared, Source
 
 ADULT_YEARS = 16
@@ -22,7 +23,8 @@ _KINDS = ((BCT, TOMOGRAMS, prepare_bct, "brain CTs"), (CXR, RADIOGRAPHS, prepare
 def prepare(sources: Sequence[Source], grids: Grids) -> Prepared:
     """Choose what is scored in a study, check that it is what it claims to be, and bring it onto the model's grid.
 
-    A study that holds both a head CT and chest radiographs is scored by its CT, and says so.
+    A study that holds both a head CT and chest radiographs is scored by its CT, or by its radiographs where the CT
+    can't be scored; in either case it says what was not, and why.
 
     Parameters
     ----------
@@ -43,25 +45,36 @@ def prepare(sources: Sequence[Source], grids: Grids) -> Prepared:
     """
     headers: list[tuple[Source, Dataset]] = []
     reasons: list[str] = []
+    passed_over: list[str] = []
     for source in sorted(sources, key=lambda s: s.sop_instance_uid):
         try:
             headers.append((source, source.header()))
         except NotScoredError as exc:
             reasons.append(exc.message)
+            passed_over.append(exc.message)
     kinds = [(kind, [(source, ds) for source, ds in headers if ds.get("SOPClassUID") in kind[1]]) for kind in _KINDS]
     present = [(kind, own) for kind, own in kinds if own]
     for number, ((modality, _, prepare_modality, name), own) in enumerate(present):
         if modality not in grids:
             reasons.append(f"no model for {name} is installed")
+            passed_over.append(reasons[-1])
             continue
         try:
             found = prepare_modality(own, grids[modality])
         except NotScoredError as exc:
             reasons.append(exc.message)
+            passed_over.append(f"{name} not scored: {exc.message}")
             continue
-        left = [f"{kind[3]} not looked at: {len(others)}" for kind, others in present[number + 1 :]]
-        return replace(found, notes=[*found.notes, *_age_notes(ds for _, ds in own), *left])
+        passed_over += [f"{kind[3]} not looked at: {len(others)}" for kind, others in present[number + 1 :]]
+        told = [*_identity_notes(ds for _, ds in headers), *_age_notes(ds for _, ds in own), *passed_over]
+        return replace(found, notes=[*found.notes, *dict.fromkeys(told)])
     raise NotScoredError("; ".join(dict.fromkeys(reasons)) or "neither a radiograph nor a CT in the study")
+
+
+def _identity_notes(headers: Iterable[Dataset]) -> list[str]:
+    """Return a warning where images of one study are said to be of several patients."""
+    patients = {str(ds.get("PatientID", "") or "").strip() for ds in headers} - {""}
+    return [f"the images name {len(patients)} patients"] if len(patients) > 1 else []
 
 
 def _age_notes(headers: Iterable[Dataset]) -> list[str]:

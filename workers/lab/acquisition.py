@@ -14,7 +14,7 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 from triage.errors import NotScoredError
-from workers.images.cxr import RADIOGRAPHS
+from triage.sop_classes import RADIOGRAPHS
 from workers.images.dicom_file import read_dicom
 from workers.images.pixels import displayed, grey_frame
 from workers.lab.folders import NIFTI, PICTURES

@@ -106,6 +106,7 @@ def calibrate(
         images=len(images),
         weights=preset.weights,
         combination=terms,
+        pooling=preset.pooling,
         reference=(0.0, 0.0),
         log_prior=log_prior,
         template=tuple(template.round(3).tolist()),
@@ -146,7 +147,7 @@ def _weighed(
     if min(len(chosen), len(others), len(next(iter(mixture.values())))) < LEAST_WEIGHING:
         return terms, normals
     levels, _, values = measure(chosen.pixels)
-    return weighed(terms, _by_estimator(preset, levels, values), mixture), others
+    return weighed(terms, _by_estimator(preset, levels, values), mixture, preset.pooling), others
 
 
 def _by_estimator(preset: Preset, levels: Numbers, values: Sequence[Mapping[str, float]]) -> dict[str, Numbers]:

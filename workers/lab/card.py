@@ -112,7 +112,11 @@ def _percentile(calibration: Calibration, views: int) -> str:
         f"{', '.join(map(str, calibration.weights))} (finest level first)"
     ) + (f", a mean over the image and {views - 1} slightly moved copies of it" if views > 1 else "")
     terms = ", ".join(f"{name} {term.weight:g}" for name, term in calibration.combination.items())
-    statistic = f"the estimators, standardised and weighed: {terms}; flows is {flows}" if terms else flows
+    how = {
+        "logarithmic": "standardised and weighed",
+        "linear": "standardised, their ratios averaged by weight (one that is sure is heard)",
+    }
+    statistic = f"the estimators, {how[calibration.pooling]}: {terms}; flows is {flows}" if terms else flows
     normals = (
         f"P-values are against {len(calibration.normal_reference)} held-out images reported normal, which had no part "
         "in weighing the estimators. They hold where images come as these came: on normal images of another site they "

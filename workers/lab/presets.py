@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from triage.calibration import Pooling
 from triage.errors import ConfigurationError
 from triage.manifest import Architecture, Classifier, InputTransform, Local, Preprocessing
 
@@ -153,6 +154,8 @@ class Preset(BaseModel):
     combination : dict of str to float
         How the standardised estimators are weighed in the combined statistic, those that there are: where enough images
         are held out, the mean of the prior with which `workers.lab.weigh` begins.
+    pooling : str
+        How they become one; see `triage.calibration.pooled`.
     normal_share : (float, float) or None
         Least and greatest share of normal images in a mixture that the preset is made for.
     validation_share, calibration_share : float
@@ -182,6 +185,7 @@ class Preset(BaseModel):
         "set_classifier": 1.0,
         "local_classifier": 0.5,
     }
+    pooling: Pooling = "logarithmic"
     normal_share: tuple[float, float] | None = (0.1, 0.95)
     validation_share: float = 0.1
     calibration_share: float = 0.2

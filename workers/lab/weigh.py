@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from triage.calibration import Term
+from triage.calibration import Pooling, Term, pooled
 
 Numbers = npt.NDArray[np.float64]
 
@@ -23,13 +23,16 @@ FARTHEST = 5.0
 
 
 def weighed(
-    terms: Mapping[str, Term], normal: Mapping[str, Numbers], mixture: Mapping[str, Numbers]
+    terms: Mapping[str, Term],
+    normal: Mapping[str, Numbers],
+    mixture: Mapping[str, Numbers],
+    pooling: Pooling = "logarithmic",
 ) -> dict[str, Term]:
     """Return the terms of the combined statistic with new weights: their posterior mean, of the same sum as before.
 
-    The model is P(of the mixture | image) = sigmoid(a + b s), s being the weighted sum; a and b >= 0 the most likely, b
-    with a normal prior of spread 1, or a handful of images that anything separates would decide. The weights' prior is
-    a Dirichlet distribution whose mean are the terms' weights and which knows as much as a flat one.
+    The model is P(of the mixture | image) = sigmoid(a + b s), s being the pooled statistic; a and b >= 0 the most
+    likely, b with a normal prior of spread 1, or a handful of images that anything separates would decide. The weights'
+    prior is a Dirichlet distribution whose mean are the terms' weights and which knows as much as a flat one.
 
     Parameters
     ----------
@@ -38,6 +41,8 @@ def weighed(
     normal, mixture : mapping of str to numpy.ndarray
         Every estimator's values of held-out normal images, float64, (N,), and of held-out images that aren't known to
         be normal, (M,).
+    pooling : str
+        How the estimators become one statistic.
     """
     names = list(terms)
     before = np.array([terms[name].weight for name in names])
@@ -47,7 +52,7 @@ def weighed(
     of_mixture = np.arange(len(z)) >= len(next(iter(normal.values())))
     grid = _simplex(len(names))
     prior = np.log(grid) @ (len(names) * before / before.sum() - 1)
-    credible = prior + [_log_likelihood(z @ weights, of_mixture) for weights in grid]
+    credible = prior + [_log_likelihood(pooled(z, weights, pooling), of_mixture) for weights in grid]
     share = np.exp(credible - credible.max())
     mean = share @ grid / share.sum()
     return {
