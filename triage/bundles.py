@@ -118,7 +118,7 @@ class Bundle:
             manifest = Manifest.model_validate(tomllib.loads(contents[MANIFEST].decode()))
             calibration = Calibration.model_validate_json(contents[CALIBRATION])
             card = contents[CARD].decode()
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError) as exc:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError, RecursionError) as exc:
             raise BundleError(f"bundle {folder.name}: {_first_problem(exc)}", remedy=_REMEDY) from exc
         if len(calibration.weights) != manifest.architecture.levels:
             raise BundleError(

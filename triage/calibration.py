@@ -24,6 +24,10 @@ Values = tuple[FiniteFloat, ...]
 Numbers = npt.NDArray[np.float64]
 Pooling = Literal["logarithmic", "linear"]
 
+#: What a linear pool takes a spread for. With 1 nat the most certain estimator would nearly decide alone; with 0.5 head
+#: CTs are ranked as well as by a logarithmic pool, and a bleed that only one estimator sees is still heard (measured).
+NATS_PER_SPREAD = 0.5
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,8 +44,9 @@ class Term(_Part):
 def pooled(z: Numbers, weights: Numbers, pooling: Pooling) -> Numbers:
     """Return one statistic for the estimators' standardised values.
 
-    Each estimates a log density ratio. A logarithmic pool multiplies the ratios: all have their say, and two that see
-    nothing hold down one that is sure. A linear pool averages them: an abnormality shows to one estimator or another.
+    Each estimates a log density ratio, up to its scale. A logarithmic pool multiplies the ratios: all have their say,
+    and two that see nothing hold down one that is sure. A linear pool averages them: an abnormality shows to one
+    estimator or another.
 
     Parameters
     ----------
@@ -50,7 +55,8 @@ def pooled(z: Numbers, weights: Numbers, pooling: Pooling) -> Numbers:
     weights : numpy.ndarray
         (K,), none negative.
     pooling : str
-        ``"logarithmic"``: ``sum_k w_k z_k``; ``"linear"``: ``W log sum_k (w_k / W) exp z_k``, W the sum of weights.
+        ``"logarithmic"``: ``sum_k w_k z_k``; ``"linear"``: ``W / c log sum_k (w_k / W) exp(c z_k)``, W the sum of
+        weights and c `NATS_PER_SPREAD`.
 
     References
     ----------
@@ -63,7 +69,8 @@ def pooled(z: Numbers, weights: Numbers, pooling: Pooling) -> Numbers:
             found = np.asarray(z @ weights)
         else:
             total, peak = weights.sum(), z.max(-1, keepdims=True)
-            found = total * (peak[..., 0] + np.log(np.exp(z - peak) @ (weights / total)))
+            ratios = np.exp(NATS_PER_SPREAD * (z - peak)) @ (weights / total)
+            found = total * (peak[..., 0] + np.log(ratios) / NATS_PER_SPREAD)
     return found
 
 

@@ -114,8 +114,8 @@ def test_a_linear_pool_hears_one_estimator_that_is_sure() -> None:
     assert linear(sure) > linear(unsure)
     assert linear(unsure) == pytest.approx(log(unsure))
     # The mean of the ratios, its logarithm as long as the weights' sum.
-    assert linear(sure) == pytest.approx(3 * np.log((2 * np.exp(-1.0) + np.exp(3.0)) / 3))
-    assert linear({**unsure, "flows": 1e4}) == pytest.approx(3 * (1e4 - np.log(3)))
+    assert linear(sure) == pytest.approx(3 / 0.5 * np.log((2 * np.exp(-0.5) + np.exp(1.5)) / 3))
+    assert linear({**unsure, "flows": 1e4}) == pytest.approx(3 * (1e4 - np.log(3) / 0.5))
     for pool in (log, linear):
         assert not np.isfinite(pool({**unsure, "flows": np.inf, "set_classifier": -np.inf}))
 

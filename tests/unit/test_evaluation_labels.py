@@ -1,6 +1,8 @@
 """Which image a row of the table means, and what is said when it means none."""
 
+import os
 from pathlib import Path
+from shutil import copy
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 def table(folder: Path, text: str) -> Matched:
     path = folder.parent / "labels.csv"
     path.write_text(text)
-    return match(read_labels(path), find_cases([str(folder)], GRID, "CXR"), folder)
+    return match(read_labels(path), [(folder, find_cases([str(folder)], GRID, "CXR"))])
 
 
 def test_rows_name_images_in_every_sensible_way(folder: Path) -> None:
@@ -80,6 +82,7 @@ def test_nothing_matches(folder: Path) -> None:
         ("file,label\nfour,\n", "line 2"),
         ("file,label\nfour,all\n", "all"),
         ("file,label\nfour,normal\nfour,flu\n", "both normal and flu"),
+        ('file,label\nfour,normal\n"three,flu\n' + "x,flu\n" * 30000, "from line"),
     ],
 )
 def test_tables_that_cannot_be_used(folder: Path, text: str, complaint: str) -> None:
@@ -101,7 +104,7 @@ def test_rows_of_an_npz_file(tmp_path: Path) -> None:
     cases = find_cases([str(tmp_path / "set.npz")], GRID, "CXR")
     path = tmp_path / "labels.csv"
     path.write_text("file,label\n0,normal\nset:2,flu\n")
-    found = match(read_labels(path), cases, tmp_path)
+    found = match(read_labels(path), [(tmp_path, cases)])
     assert [image.case.key for image in found.images] == ["set:0", "set:2"]
     assert found.images[1].case.read().shape == (64, 64)
 
@@ -111,3 +114,37 @@ def test_a_broken_picture_is_refused_when_it_is_read(folder: Path) -> None:
     broken = next(case for case in find_cases([str(folder)], GRID, "CXR") if case.key == "broken.png")
     with pytest.raises(NotScoredError):
         broken.read()
+
+
+def test_files_of_one_name_in_two_folders_are_two_images(folder: Path, tmp_path: Path) -> None:
+    for name in ("ill", "well"):
+        (tmp_path / name).mkdir()
+        for number in (1, 2):
+            copy(folder / "four.jpeg", tmp_path / name / f"{number}.jpg")
+    path = tmp_path / "labels.csv"
+    places = [(tmp_path / name, find_cases([str(tmp_path / name)], GRID, "CXR")) for name in ("ill", "well")]
+    path.write_text(f"file,label\nill/1.jpg,flu\n{tmp_path}/ill/2.jpg,flu\nwell/1.jpg,normal\n2.jpg,normal\n")
+    found = match(read_labels(path), places)
+    assert [(image.case.files[0].parent.name, image.case.key, image.normal) for image in found.images] == [
+        ("ill", "1.jpg", False), ("ill", "2.jpg", False), ("well", "1.jpg", True),
+    ]  # fmt: skip
+    assert found.rows == ["2.jpg (2 images have this name)"]
+
+
+def test_of_a_table_of_several_folders_only_this_one_s_rows_count(tmp_path: Path, folder: Path) -> None:
+    """The images of one part lie in no sub-folder: a row of the other part must not label them."""
+    (tmp_path / "part").mkdir()
+    for number in range(3):
+        copy(folder / "four.jpeg", tmp_path / f"part/{number}.jpg")
+    text = "file,label\npart/0.jpg,flu\npart/1.jpg,normal\nother/2.jpg,normal\n"
+    found = table(tmp_path / "part", text)
+    assert found.rows == ["other/2.jpg (no such image)"]
+    moved = table(tmp_path / "part", text.replace("part/", "other/"))
+    assert len(moved.images) == 3
+
+
+def test_names_that_are_no_utf_8_do_no_harm(folder: Path) -> None:
+    copy(folder / "four.jpeg", os.fsdecode(os.fsencode(folder) + b"/M\xfcller.jpeg"))
+    found = table(folder, "file,label\nfour,flu\n")
+    assert any(key == r"M\xfcller.jpeg" for key in found.cases)
+    "".join(found.cases).encode()

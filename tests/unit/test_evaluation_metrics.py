@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from tests.support.evaluation import labelled, scored, two_groups
 from workers.lab.evaluation.bootstrap import Bootstrap, _areas, auc_interval
+from workers.lab.evaluation.figures import histogram, legend_text, percentiles, roc
 from workers.lab.evaluation.metrics import (
     age_band,
     estimator_metrics,
@@ -139,3 +140,19 @@ def test_metrics_are_the_same_again() -> None:
     images = scored(scores, labels)
     first, second = (estimator_metrics(scores, images, ["ill", "all"], FEW) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("label", ["costs $5_$ x", "_hidden", "肺炎"])
+def test_any_label_can_be_drawn(label: str, recwarn: pytest.WarningsRecorder) -> None:
+    values, _ = two_groups(20, 1.0)
+    images = scored(values, ["normal"] * 20 + [label] * 20)
+    labels = labels_of(images.images)
+    metrics = estimator_metrics(values, images, labels, Bootstrap(draws=20))["labels"]
+    pictures = (
+        roc("combined", values, images, metrics),
+        histogram("combined", values, images, labels),
+        percentiles(images, labels),
+    )
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    assert not recwarn.list
+    assert legend_text("_hidden") == " _hidden"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from triage.bundles import Bundle
+from triage.bundles import GOLDEN, MAPS, Bundle, models_folder, write_bundle
+from triage.config.schema import Models
 from triage.manifest import Architecture
 from workers.flows.bijections import EdgeConvolution, LUConvolution
 from workers.flows.counts import count_levels, pair_operations
@@ -113,3 +115,22 @@ def test_models_verify_measures_the_ratio_s_error_and_refuses_what_is_too_coarse
     (row,) = json.loads(coarse.stdout)
     assert (coarse.exit_code == 1) == (row["ratio_error_nats"] > 0.2)
     assert ("moves the log ratio" in row["problem"]) == (row["ratio_error_nats"] > 0.2)
+
+
+def test_models_verify_tells_of_an_odd_bundle_and_goes_on(tmp_path: Path) -> None:
+    """Its sums are right; what they are of can't be used."""
+    shipped = models_folder(Models())
+    for name in ("a-odd-maps", "b-odd-template", "c-odd-golden"):
+        copytree(shipped / "cxr-starter", tmp_path / name)
+    (tmp_path / "a-odd-maps" / MAPS).write_bytes(b"\xff" * 100)
+    (tmp_path / "c-odd-golden" / GOLDEN).write_bytes(b"{}")
+    for folder in sorted(tmp_path.iterdir()):
+        bundle = Bundle.open(shipped / "cxr-starter")
+        template = bundle.calibration.template[:5] if "template" in folder.name else bundle.calibration.template
+        write_bundle(folder, bundle.manifest, bundle.calibration.model_copy(update={"template": template}), bundle.card)
+    found = CliRunner().invoke(models_app, ["verify", *map(str, sorted(tmp_path.iterdir())), "--json"])
+    assert found.exit_code == 1
+    maps, template, golden = json.loads(found.stdout)
+    assert "maps.safetensors cannot be used" in maps["problem"]
+    assert "template" in template["problem"]
+    assert "cannot be used" in golden["problem"]

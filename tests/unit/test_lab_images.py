@@ -1,5 +1,6 @@
 """Where training images come from, and into which split they fall."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ from PIL import Image
 from pydicom import dcmread
 
 from tests.support.peers import shared
-from triage.errors import ConfigurationError
+from triage.errors import ConfigurationError, NotScoredError
 from triage.manifest import Preprocessing
+from workers.lab.acquisition import of_folder
+from workers.lab.folders import files_below
 from workers.lab.image_set import ImageSet, linked
 from workers.lab.images import load
 from workers.lab.presets import find_preset
+from workers.lab.probe import raw_images
 from workers.lab.train import Run, split
 
 GRID = Preprocessing(size=(64, 64), grey_levels=256)
@@ -228,3 +232,57 @@ def test_too_few_images_are_an_error(tmp_path: Path) -> None:
     run = Run(preset=find_preset("starter-cxr"), normal=few, mixture=few, out=tmp_path)
     with pytest.raises(ConfigurationError, match="too few"):
         split(few, run)
+
+
+def test_links_to_folders_are_followed_and_none_is_read_twice(tmp_path: Path, pictures: np.ndarray) -> None:
+    written(pictures[0], tmp_path / "set/here/a.png")
+    written(pictures[1], tmp_path / "elsewhere/b.png")
+    (tmp_path / "set/there").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set/round").symlink_to(tmp_path / "set")
+    names = [path.relative_to(tmp_path / "set").as_posix() for path in files_below(tmp_path / "set")]
+    assert names == ["here/a.png", "there/b.png"]
+    assert len(load([str(tmp_path / "set")], GRID, "CXR")) == 2
+
+
+def damaged_exif(path: Path, pixels: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(pixels).save(path, exif=exif, dpi=(10, 10))
+    path.write_bytes(path.read_bytes().replace(b"Exif\0\0MM", b"Exif\0\0\0M"))
+
+
+def far_too_large(path: Path, pixels: np.ndarray) -> None:
+    Image.new("1", (14000, 14000)).save(path)
+
+
+def cannot_be_opened(path: Path, pixels: np.ndarray) -> None:
+    path.symlink_to("/proc/self/mem")
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"), [("odd.jpg", damaged_exif), ("odd.png", far_too_large), ("odd.png", cannot_be_opened)]
+)
+def test_one_odd_file_is_left_out_and_ends_nothing(
+    tmp_path: Path, pictures: np.ndarray, name: str, spoil: Callable[[Path, np.ndarray], None]
+) -> None:
+    written(pictures[0], tmp_path / "a.png")
+    spoil(tmp_path / name, pictures[1])
+    assert len(load([str(tmp_path)], GRID, "CXR")) == 1
+    odd = {raw.identity: raw for raw in of_folder(tmp_path)}
+    assert len(odd) == 2
+    unreadable = 0
+    for raw in odd.values():
+        try:
+            raw.features()
+        except NotScoredError:
+            unreadable += 1
+    assert unreadable == 1
+
+
+def test_the_probe_looks_at_what_is_trained_on_alone(tmp_path: Path, pictures: np.ndarray) -> None:
+    for number in range(3):
+        written(pictures[number], tmp_path / f"p{number}/a.png")
+    written(np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8), tmp_path / "noise.png")
+    images = load([str(tmp_path)], GRID, "CXR")
+    assert {raw.identity for raw in raw_images([str(tmp_path)], images)} == set(images.keys)
+    assert len(raw_images([str(tmp_path)], images.without_patients(frozenset({"p1"})))) == 2

@@ -12,9 +12,10 @@ from triage.errors import ConfigurationError, TrainingDivergedError
 from triage.manifest import Architecture, InputTransform, Local, Preprocessing
 from workers.flows.engine import Engine
 from workers.flows.glow import Glow
+from workers.lab.claim import claimed
 from workers.lab.image_set import ImageSet
 from workers.lab.presets import LocalRecipe, Preset, Schedule
-from workers.lab.rigour import read_record
+from workers.lab.rigour import read_record, update_record
 from workers.lab.train import Run, Split, split, train
 
 SCHEDULE = Schedule(epochs=2, batch=8, micro_batch=8, learning_rate=3e-3, warmup_steps=2)
@@ -108,3 +109,29 @@ def test_the_classifiers_learn_from_validation_images_and_never_from_those_for_c
     assert local("calibration", parts.calibration) == as_is
     assert local("validation", parts.valid) != as_is
     assert local("trained", parts.train) != as_is
+
+
+def test_two_trainings_of_one_bundle_are_kept_apart(tmp_path: Path) -> None:
+    ordered = run(tmp_path, ())
+    with claimed(ordered.checkpoints), pytest.raises(ConfigurationError, match="another training"):
+        train(ordered, lambda p: None, resume=True)
+    assert not ordered.checkpoints.exists()
+    assert train(ordered, lambda p: None).folder == ordered.out
+
+
+@pytest.mark.parametrize("record", [[1, 2], {}, {"fingerprint": None}], ids=["list", "empty", "of nothing"])
+def test_a_file_that_is_no_checkpoint_of_ours_is_said(tmp_path: Path, record: object) -> None:
+    torch.set_num_threads(1)
+    ordered = run(tmp_path, ())
+    ordered.checkpoints.mkdir()
+    if isinstance(record, dict) and record:
+        record = {"fingerprint": ordered.fingerprint, "flow": {}, "average": {}, "optimiser": {}, "state": {"x": 1}}
+    torch.save(record, ordered.checkpoints / "base.checkpoint")
+    with pytest.raises(ConfigurationError, match="is damaged"):
+        train(ordered, lambda p: None, resume=True)
+
+
+def test_a_damaged_record_loses_no_training(tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text('{"stages": [')
+    update_record(tmp_path, {"a": 1})
+    assert read_record(tmp_path) == {"a": 1}

@@ -74,6 +74,13 @@ def main() -> None:
             raise
         _complain(exc.message, exc.remedy)
         sys.exit(EXIT_USAGE if isinstance(exc, ConfigurationError) else EXIT_FAILED)
+    except OSError as exc:
+        if debug:
+            raise
+        what = exc.strerror or type(exc).__name__
+        remedy = "make room or allow access there, or name another place"
+        _complain(f"{what}: {exc.filename}" if exc.filename else what, remedy)
+        sys.exit(EXIT_FAILED)
     except Exception as exc:  # The process edge; --debug shows all of it.
         if debug:
             raise

@@ -15,7 +15,7 @@ from triage.messages import ModelInput, Score
 from workers.flows.classifiers import Classifiers
 from workers.flows.fused import FusedFlows, latent_quantities
 from workers.flows.glow import dequantise
-from workers.flows.posterior import Posterior, estimates, part_quantities, quantities
+from workers.flows.posterior import Posterior, coarse, estimates, part_quantities, quantities
 from workers.flows.precision import DTYPES, Precision, require_precision
 from workers.flows.relevance import Mapper
 from workers.flows.replay import fastest
@@ -67,6 +67,9 @@ class Engine:
         self.device = choose_device(device)
         self.precision: Precision = precision
         self.template = np.asarray(bundle.calibration.template)
+        if self.template.size != coarse(np.zeros(bundle.preprocessing.size, np.uint8)).size:
+            problem = f"bundle {bundle.name}: the calibration's template is not of its grid"
+            raise BundleError(problem, remedy="get the bundle again")
         self.flows = FusedFlows(load_flows(bundle, self.device), dtype=DTYPES[precision])
         self.classifiers = Classifiers.load(bundle, self.device)
         if precision != "float32":

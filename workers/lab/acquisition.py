@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
@@ -17,7 +17,8 @@ from triage.errors import NotScoredError
 from triage.sop_classes import RADIOGRAPHS
 from workers.images.dicom_file import read_dicom
 from workers.images.pixels import displayed, grey_frame
-from workers.lab.folders import NIFTI, PICTURES
+from workers.lab.folders import NIFTI, PICTURES, listed
+from workers.lab.gridding import BAD_PICTURE
 
 Floats = npt.NDArray[np.float64]
 Features = dict[str, float | str]
@@ -28,7 +29,6 @@ WORDS = ("Manufacturer", "ManufacturerModelName", "SOPClassUID", "Modality", "Vi
 NUMBERS = ("Rows", "Columns", "KVP", "BitsStored", "BitsAllocated", "WindowWidth", "WindowCenter", "Exposure",
            "ExposureTime", "XRayTubeCurrent", "DistanceSourceToDetector", "SliceThickness",
            "GantryDetectorTilt")  # fmt: skip
-EDGE = 4096 * 16
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,7 @@ class Raw:
 
 def of_folder(folder: Path) -> list[Raw]:
     """Return the images below ``folder``: every picture and NIfTI file, every DICOM study."""
-    found: list[Raw] = []
-    studies: dict[str, list[Path]] = {}
-    patients: dict[str, str] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        place = path.relative_to(folder)
-        if path.name.lower().endswith((*PICTURES, *NIFTI)):
-            patient = place.parts[0] if len(place.parts) > 1 else place.as_posix()
-            found.append(Raw(_identity(path), patient, _reader([path])))
-            continue
-        try:
-            ds = read_dicom(path, only=("StudyInstanceUID", "PatientID"))
-        except NotScoredError:
-            continue
-        study = str(ds.get("StudyInstanceUID", "") or path)
-        studies.setdefault(study, []).append(path)
-        patients[study] = str(ds.get("PatientID", "") or study)
-    found.extend(Raw(_hashed(uid.encode()), patients[uid], _reader(paths)) for uid, paths in studies.items())
-    return found
+    return [Raw(image.key, image.patient, _reader(image.paths)) for image in listed(folder)]
 
 
 def of_files(paths: Sequence[Path]) -> list[Raw]:
@@ -92,15 +75,6 @@ def _hashed(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:24]
 
 
-def _identity(path: Path) -> str:
-    """Return a hash of a file's length and its ends."""
-    with path.open("rb") as stream:
-        start = stream.read(EDGE)
-        size = stream.seek(0, 2)
-        stream.seek(max(0, size - EDGE))
-        return _hashed(str(size).encode() + start + stream.read())
-
-
 def _reader(paths: Sequence[Path]) -> Callable[[], Features]:
     def read() -> Features:
         path = paths[len(paths) // 2]
@@ -111,7 +85,7 @@ def _reader(paths: Sequence[Path]) -> Callable[[], Features]:
             if name.endswith(NIFTI):
                 return _of_volume(path)
             return _of_dicom(read_dicom(path, pixels=True)) | {"header.files": float(len(paths))}
-        except (OSError, ValueError, RuntimeError, AttributeError, UnidentifiedImageError) as exc:
+        except (*BAD_PICTURE, RuntimeError, AttributeError) as exc:
             raise NotScoredError("the file cannot be read") from exc
 
     return read

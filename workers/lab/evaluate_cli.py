@@ -70,7 +70,7 @@ def evaluate(  # noqa: PLR0917 - Typer's options
         raise ConfigurationError("evaluate needs images and their labels", remedy="give --test DIR and --labels CSV")
     else:
         cases = find_cases([test], found.preprocessing, found.modality)
-        matched = match(read_labels(labels), cases, Path(test.partition("?")[0]))
+        matched = match(read_labels(labels), [(Path(test.partition("?")[0]), cases)])
     _tell(matched)
     evaluation = Evaluation(
         bundle=found,
@@ -101,7 +101,7 @@ def _rsna(bundle: "Bundle", folder: Path) -> "Matched":
     typer.echo(str(sets), err=True)
     images = folder / challenge.IMAGES
     cases = dicom_cases(images, [image.path for image in sets.test], bundle.preprocessing, bundle.modality)
-    return match(challenge.labelled_test_rows(sets), cases, images)
+    return match(challenge.labelled_test_rows(sets), [(images, cases)])
 
 
 def _tell(matched: "Matched") -> None:

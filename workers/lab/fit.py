@@ -30,6 +30,8 @@ from workers.lab.presets import Schedule
 log = structlog.get_logger(__name__)
 
 SKIP_FACTOR = 10.0  # a step whose gradient is so many times the usual one would undo hours of training
+# What loading a file that is no checkpoint of ours raises.
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 NORM_MEMORY = 0.95
 
 
@@ -358,20 +360,20 @@ class Stage:
             return False
         try:
             record: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        except (OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError) as exc:
+            if record["fingerprint"] == self.fingerprint:
+                self.flow.load_state_dict(record["flow"])
+                self.average.load_state_dict(record["average"])
+                self.optimiser.load_state_dict(record["optimiser"])
+                self.state = _State(**record["state"])
+                return True
+        except (*_DAMAGED, UnpicklingError) as exc:
             raise ConfigurationError(
                 f"{self.checkpoint} is damaged", remedy="delete it: training goes on from the stage before"
             ) from exc
-        if record["fingerprint"] != self.fingerprint:
-            raise ConfigurationError(
-                f"{self.checkpoint.parent.name} holds a run of other images, seed or preset",
-                remedy=f"delete {self.checkpoint.parent} to start anew",
-            )
-        self.flow.load_state_dict(record["flow"])
-        self.average.load_state_dict(record["average"])
-        self.optimiser.load_state_dict(record["optimiser"])
-        self.state = _State(**record["state"])
-        return True
+        raise ConfigurationError(
+            f"{self.checkpoint.parent.name} holds a run of other images, seed or preset",
+            remedy=f"delete {self.checkpoint.parent} to start anew",
+        )
 
 
 def _smoothed(before: float, now: float) -> float:

@@ -1,7 +1,9 @@
 """Folders of DICOM, PNG, JPEG or NIfTI files as training images."""
 
 import hashlib
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,28 @@ PICTURES = (".png", ".jpg", ".jpeg")
 NIFTI = (".nii", ".nii.gz")
 
 
+@dataclass(frozen=True)
+class Found:
+    """An image below a folder, before it is read.
+
+    Attributes
+    ----------
+    key : str
+        The same for the same image wherever it lies: of a DICOM study a hash of its UID, of a file one of its bytes.
+    patient : str
+        Whose it is.
+    paths : tuple of Path
+        A picture, a volume, or the files of a DICOM study.
+    instances : tuple of str
+        The files' SOP Instance UIDs; empty where it is no DICOM study.
+    """
+
+    key: str
+    patient: str
+    paths: tuple[Path, ...]
+    instances: tuple[str, ...] = ()
+
+
 def load_folder(folder: Path, grid: Preprocessing, modality: str) -> ImageSet:
     """Read every image below ``folder``; what can't be used is logged and left out.
 
@@ -33,13 +57,13 @@ def load_folder(folder: Path, grid: Preprocessing, modality: str) -> ImageSet:
     found: dict[str, tuple[Pixels, str]] = {}
     reasons: dict[str, int] = {}
     names: DisjointSet[str] = DisjointSet()
-    for key, patient, read in _images(folder, grid, modality):
-        names.add(patient)
-        if key in found:
-            names.merge(found[key][1], patient)
+    for image in listed(folder):
+        names.add(image.patient)
+        if image.key in found:
+            names.merge(found[image.key][1], image.patient)
             continue
         try:
-            found[key] = (read(), patient)
+            found[image.key] = (_read(image, grid, modality), image.patient)
         except NotScoredError as exc:
             reasons[exc.message] = reasons.get(exc.message, 0) + 1
     for reason, count in reasons.items():
@@ -48,37 +72,26 @@ def load_folder(folder: Path, grid: Preprocessing, modality: str) -> ImageSet:
     return ImageSet(stacked, tuple(found), tuple(min(names.subset(patient)) for _, patient in found.values()))
 
 
-class _File:
-    """A picture or volume that is read when it's needed."""
-
-    def __init__(self, path: Path, grid: Preprocessing, modality: str) -> None:
-        self.path, self.grid, self.modality = path, grid, modality
-
-    def __call__(self) -> Pixels:
-        picture = self.path.name.lower().endswith(PICTURES)
-        if picture != (self.modality == "CXR"):
-            raise NotScoredError(f"the file is not a {self.modality}")
-        return read_picture(self.path, self.grid) if picture else read_nifti(self.path, self.grid)
-
-
-class _Study:
-    """A DICOM study, prepared as the node would."""
-
-    def __init__(self, grid: Preprocessing, modality: str) -> None:
-        self.grid, self.modality = grid, modality
-        self.sources: list[Source] = []
-
-    def __call__(self) -> Pixels:
-        return prepare(self.sources, {self.modality: self.grid}).model_input.pixels
+def _read(image: Found, grid: Preprocessing, modality: str) -> Pixels:
+    """Return an image on the grid; a DICOM study is prepared as the node would."""
+    if image.instances:
+        sources = [Source(sop_instance_uid=uid, path=p) for uid, p in zip(image.instances, image.paths, strict=True)]
+        return prepare(sources, {modality: grid}).model_input.pixels
+    [path] = image.paths
+    picture = path.name.lower().endswith(PICTURES)
+    if picture != (modality == "CXR"):
+        raise NotScoredError(f"the file is not a {modality}")
+    return read_picture(path, grid) if picture else read_nifti(path, grid)
 
 
-def _images(folder: Path, grid: Preprocessing, modality: str) -> Iterator[tuple[str, str, _File | _Study]]:
-    studies: dict[str, tuple[str, _Study]] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+def listed(folder: Path) -> Iterator[Found]:
+    """Yield every picture and NIfTI file below ``folder``, then every DICOM study."""
+    studies: dict[str, tuple[str, list[Path], list[str]]] = {}
+    for path in files_below(folder):
         place = path.relative_to(folder)
         if path.name.lower().endswith((*PICTURES, *NIFTI)):
-            key = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-            yield key, place.parts[0] if len(place.parts) > 1 else key, _File(path, grid, modality)
+            key = _content(path) or hashed(str(place))
+            yield Found(key, place.parts[0] if len(place.parts) > 1 else key, (path,))
             continue
         try:
             ds = read_dicom(path, only=("StudyInstanceUID", "PatientID", "SOPInstanceUID"))
@@ -86,12 +99,41 @@ def _images(folder: Path, grid: Preprocessing, modality: str) -> Iterator[tuple[
             continue
         instance = str(ds.get("SOPInstanceUID", "") or place)
         uid, patient = str(ds.get("StudyInstanceUID", "") or instance), hashed(str(ds.get("PatientID", "") or place))
-        study = studies.setdefault(uid, (patient, _Study(grid, modality)))[1]
-        study.sources.append(Source(sop_instance_uid=instance, path=path))
-    for uid, (patient, study) in studies.items():
-        yield hashed(uid), patient, study
+        _, paths, instances = studies.setdefault(uid, (patient, [], []))
+        paths.append(path)
+        instances.append(instance)
+    for uid, (patient, paths, instances) in studies.items():
+        yield Found(hashed(uid), patient, tuple(paths), tuple(instances))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return all files below ``folder``, in order of path; links to folders are followed, none is entered twice."""
+    entered: set[tuple[int, int]] = set()
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = Path(place).stat()
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders.sort()
+        found += [Path(place, name) for name in names]
+    return sorted(path for path in found if path.is_file())
+
+
+def printable(place: Path) -> str:
+    """Return a path with ``/``, fit for any text: names on old shares are not always UTF-8."""
+    return os.fsencode(place.as_posix()).decode(errors="backslashreplace")
+
+
+def _content(path: Path) -> str:
+    """Return a hash of a file's bytes; empty if they can't be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""
 
 
 def hashed(text: str) -> str:
     """Return what stands for an identifier."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]

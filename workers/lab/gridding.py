@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from triage.errors import ConfigurationError, NotScoredError
 from triage.manifest import Preprocessing
@@ -22,6 +22,8 @@ Columns = Mapping[str, npt.NDArray[np.generic]]
 Gridder = Callable[[Pixels, int], Pixels]
 
 AIR_HU = -1000.0
+#: What Pillow raises at files that are damaged, or larger than any radiograph.
+BAD_PICTURE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 #: Between which a NIfTI file's voxels are believed, mm.
 VOXEL_MM = (0.05, 25.0)
 
@@ -100,7 +102,7 @@ def read_picture(path: Path, grid: Preprocessing) -> Pixels:
     try:
         with Image.open(path) as picture:
             grey = np.asarray(ImageOps.exif_transpose(picture).convert("F"), dtype=np.float32)
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as exc:
+    except BAD_PICTURE as exc:
         raise NotScoredError("the picture cannot be read") from exc
     pixels = cxr_tensor(grey / max(float(grey.max()), 1.0), grid.size)
     check_frontal_chest(pixels)

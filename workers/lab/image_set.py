@@ -77,5 +77,5 @@ def linked(sets: Sequence[ImageSet]) -> list[ImageSet]:
 
 def share(text: str, salt: str) -> float:
     """Return a number in [0, 1) that depends on ``text`` and ``salt`` alone."""
-    digest = hashlib.sha256(f"{salt}\0{text}".encode()).digest()
+    digest = hashlib.sha256(f"{salt}\0{text}".encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6], "big") / 2.0**48

@@ -175,16 +175,20 @@ def _verified(folder: Path, models: Models, device: "torch.device", precision: "
     row = VerifiedRow(**asdict(_row(folder, models)), device=str(device), precision=precision)
     if row.problem:
         return row
+    from workers.flows.engine import Engine
     from workers.flows.precision import GATE_NATS, check_precision, device_error
     from workers.lab.golden import check_golden
 
     try:
         bundle = Bundle.open(folder)
         golden = check_golden(bundle, str(device))
+        Engine(bundle, str(device)).mapper  # noqa: B018 - loads its maps
         ratio = check_precision(bundle, device, precision)
         apart = None if device.type == "cpu" else device_error(bundle, device, precision)
     except TriageError as exc:
         return VerifiedRow(**asdict(row) | {"problem": exc.message})
+    except Exception as exc:  # noqa: BLE001 - an odd bundle is one of the rows; it must not hide the others
+        return VerifiedRow(**asdict(row) | {"problem": f"its weights cannot be used: {type(exc).__name__}"})
     problem = ""
     if not golden.passed:
         logits = f" and {golden.logit_error:.3g} off in a classifier's value" if golden.logit_error else ""
@@ -289,7 +293,7 @@ def _print_shown(shown: dict[str, Any], card: str) -> None:
         markup=False,
     )
     if card:
-        console.print(Markdown(card))
+        console.print(Markdown("".join(c for c in card if c.isprintable() or c == "\n")))
 
 
 def _plain(value: Any) -> str:

@@ -95,7 +95,8 @@ class Order:
         if group.leads and excluded:
             counts = [sum(patient in excluded for patient in images.patients) for images in (normal, mixture)]
             typer.echo(f"kept out: {counts[0]} normal and {counts[1]} mixture images of excluded patients", err=True)
-        found = _probe(sets, self.seed, self.strict, group) if self.probe else None
+        kept = [images.without_patients(excluded) for images in (normal, mixture)]
+        found = look(*sets.raw(*kept), seed=self.seed, strict=self.strict) if self.probe and group.leads else None
         run = Run(
             preset=recipe,
             normal=normal,
@@ -126,11 +127,11 @@ class Order:
 
 @dataclass(frozen=True)
 class _Sets:
-    """The two training sets, and their images as they came (for the probe)."""
+    """The two training sets, and their images as they came: the probe sees those that are trained on."""
 
     normal: ImageSet
     mixture: ImageSet
-    raw: Callable[[], tuple[list[Raw], list[Raw]]]
+    raw: Callable[[ImageSet, ImageSet], tuple[list[Raw], list[Raw]]]
 
 
 def _images(sources: Sequence[str], recipe: Preset) -> ImageSet | None:
@@ -147,7 +148,7 @@ def _sets(normal: Sequence[str], mixture: Sequence[str], recipe: Preset) -> _Set
         raise ConfigurationError(
             "training needs a normal set and a mixture", remedy="give --normal DIR and --mixture DIR, or --rsna DIR"
         )
-    return _Sets(one, other, lambda: (raw_images(normal, one), raw_images(mixture, other)))
+    return _Sets(one, other, lambda one, other: (raw_images(normal, one), raw_images(mixture, other)))
 
 
 def _rsna_sets(folder: Path, recipe: Preset, group: Group) -> _Sets:
@@ -159,12 +160,7 @@ def _rsna_sets(folder: Path, recipe: Preset, group: Group) -> _Sets:
     with counting("reading", len({*sets.normal, *sets.mixture})) as advance:
         normal, mixture = challenge.training_sets(sets, recipe.preprocessing, advance)
     paths = [[image.path for image in part] for part in (sets.normal, sets.mixture)]
-    return _Sets(normal, mixture, lambda: (of_files(paths[0]), of_files(paths[1])))
-
-
-def _probe(sets: _Sets, seed: int, strict: bool, group: Group) -> Acquisition | None:
-    """Look at the sets before training on them; only the process that leads does."""
-    return look(*sets.raw(), seed=seed, strict=strict) if group.leads else None
+    return _Sets(normal, mixture, lambda *_: (of_files(paths[0]), of_files(paths[1])))
 
 
 def look(normal: list[Raw], mixture: list[Raw], *, seed: int, strict: bool = False) -> Acquisition:

@@ -99,13 +99,13 @@ def raw_images(sources: Sequence[str], images: ImageSet) -> list[Raw]:
     sources : sequence of str
         Folders and npz files, see `workers.lab.images`.
     images : ImageSet
-        What was read of them; says which rows of the npz files are meant.
+        What was read of them, and is trained on: nothing else counts.
     """
-    found: list[Raw] = []
+    found, known = list[Raw](), set(images.keys)
     for source in dict.fromkeys(source.partition("?")[0] for source in sources):
         path = Path(source)
         if path.is_dir():
-            found.extend(of_folder(path))
+            found.extend(raw for raw in of_folder(path) if raw.identity in known)
             continue
         pairs = zip(images.keys, images.patients, strict=True)
         rows = {int(key.rpartition(":")[2]): p for key, p in pairs if key.rpartition(":")[0] == path.stem}

@@ -90,6 +90,7 @@ class Site:
             raise ConfigurationError("--probability makes labels into probabilities", remedy="give --labels CSV, too")
         cases: dict[str, Case] = {}
         keys: list[frozenset[str]] = []
+        names_in: dict[str, set[str]] = {}
         known: dict[str, bool] = {}
         lost: list[str] = []
         for sources in (reference, normal):
@@ -99,12 +100,13 @@ class Site:
                 names = {_key(source, case): case for case in here}
                 cases.update(names)
                 found.update(names)
+                names_in.setdefault(source.partition("?")[0], set()).update(names)
             keys.append(frozenset(found))
         if labels is not None:
-            every = list(cases.values())
-            place = {id(case): key for key, case in cases.items()}
-            matched = match(read_labels(labels), every, Path(reference[0].partition("?")[0]))
-            known = {place[id(image.case)]: not image.normal for image in matched.images}
+            places = [(Path(source), [cases[name] for name in sorted(names)]) for source, names in names_in.items()]
+            key_of = {id(case): key for key, case in cases.items()}
+            matched = match(read_labels(labels), places)
+            known = {key_of[id(image.case)]: not image.normal for image in matched.images}
             lost = matched.rows
         return cls(bundle, cases, keys[0], keys[1], known, prevalence, method, tuple(lost))
 

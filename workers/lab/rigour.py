@@ -139,13 +139,19 @@ def update_record(folder: Path, entries: dict[str, Any]) -> None:
     """Add entries to ``training.json``, keeping what is there."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(read_record(folder) | entries, indent=1, ensure_ascii=False)
-    (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+    partial = (folder / RECORD).with_suffix(".partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(folder / RECORD)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return ``training.json``; nothing if there is none."""
+    """Return ``training.json``; nothing if there is none, or none that can be read."""
     path = folder / RECORD
     if not path.is_file():
         return {}
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        log.warning("training_record_damaged", file=str(path))
+        return {}
+    return record if isinstance(record, dict) else {}

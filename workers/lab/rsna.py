@@ -124,10 +124,14 @@ def _rows(path: Path, *columns: str) -> Iterable[tuple[str, ...]]:
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"the table {path.name} cannot be read", remedy="give it as UTF-8") from exc
     with io.StringIO(text, newline="") as stream:
-        for record in csv.DictReader(stream):
-            if any(record.get(column) is None for column in columns):
-                raise ConfigurationError(f"{path.name} needs the columns {', '.join(columns)}")
-            yield tuple(record[column].strip() for column in columns)
+        try:
+            records = list(csv.DictReader(stream))
+        except csv.Error as exc:
+            raise ConfigurationError(f"{path.name} cannot be read: {exc}", remedy="look for an open quote") from exc
+    for record in records:
+        if any(record.get(column) is None for column in columns):
+            raise ConfigurationError(f"{path.name} needs the columns {', '.join(columns)}")
+        yield tuple(record[column].strip() for column in columns)
 
 
 def divide(images: Sequence[RsnaImage]) -> RsnaSets:

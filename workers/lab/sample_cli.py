@@ -19,7 +19,7 @@ def sample(  # noqa: PLR0917 - Typer's options
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A bundle's name or folder.")],
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many images.")] = 16,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to. Default: ./BUNDLE-samples.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same images.")] = 0,
     temperature: Annotated[
         float, typer.Option(min=0.0, max=2.0, help="Scales the latents: below 1 tamer images, 1 the flow as it is.")
     ] = 1.0,

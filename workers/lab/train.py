@@ -4,6 +4,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,6 +27,7 @@ from workers.flows.set_classifier import SetClassifier
 from workers.flows.weights import save_flows
 from workers.lab.calibrate import Measurer, calibrate
 from workers.lab.card import write_card
+from workers.lab.claim import LOCK, claimed
 from workers.lab.curves import StageRecord
 from workers.lab.fit import FlowGrid, Progress, Stage
 from workers.lab.fit_classifier import fit_classifier
@@ -166,14 +168,25 @@ def train(
     Raises
     ------
     ConfigurationError
-        If the bundle exists, the images are too few, ``resume`` meets another run's checkpoints, or there are some
-        and it isn't asked for.
+        If the bundle exists, another process trains it, the images are too few, ``resume`` meets another run's
+        checkpoints, or there are some and it isn't asked for.
     TrainingDivergedError
         If a flow is worse than none.
     """
+    with claimed(run.checkpoints) if current().leads else nullcontext():
+        return _train(run, report, resume=resume, evaluate=evaluate)
+
+
+def _train(
+    run: Run,
+    report: Callable[[Progress], None],
+    *,
+    resume: bool,
+    evaluate: Callable[[Measurer, Calibration], str],
+) -> Bundle:
     new_bundle_folder(run.out)
     group = current()
-    unfinished = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
+    unfinished = run.checkpoints.is_dir() and any(one.name != LOCK for one in run.checkpoints.iterdir())
     if unfinished and not resume:
         raise ConfigurationError(
             f"{run.checkpoints} holds a training that did not end",

@@ -56,7 +56,9 @@ def train(  # noqa: PLR0917 - Typer's options
             help="Whose images these are and under which licence: told in the bundle and its card. Once a source.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed, with as many threads, makes the same bundle.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="The same seed, with as many threads, makes the same bundle.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 = as many as torch chooses.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run left off.")] = False,

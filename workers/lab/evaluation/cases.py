@@ -14,7 +14,7 @@ from workers.images.ages import years
 from workers.images.dicom_file import read_dicom
 from workers.images.prepare import prepare
 from workers.images.sources import Source
-from workers.lab.folders import NIFTI, PICTURES, hashed
+from workers.lab.folders import NIFTI, PICTURES, files_below, hashed, printable
 from workers.lab.gridding import read_nifti, read_picture
 from workers.lab.image_set import Pixels
 from workers.lab.images import load
@@ -88,19 +88,19 @@ def folder_cases(folder: Path, grid: Preprocessing, modality: str) -> list[Case]
     """Return the cases of one folder, in order of path."""
     cases: list[Case] = []
     studies: dict[str, list[tuple[Path, Dataset]]] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in files_below(folder):
         place = path.relative_to(folder)
         if path.name.lower().endswith((*PICTURES, *NIFTI)):
             # Test folders are often sorted by label: a sub-folder is no patient here, only the table can tell.
-            key = place.as_posix()
+            key = printable(place)
             cases.append(Case(key, frozenset(), key, {}, (path,), _file_reader(path, grid, modality)))
             continue
         ds = _header(path)
         if ds is None:
             continue
         # Without a UID, files of one folder are taken for one study.
-        study = str(ds.get("StudyInstanceUID", "")) or place.parent.as_posix()
-        studies.setdefault(study if modality == "BCT" else place.as_posix(), []).append((path, ds))
+        study = str(ds.get("StudyInstanceUID", "")) or printable(place.parent)
+        studies.setdefault(study if modality == "BCT" else printable(place), []).append((path, ds))
     cases.extend(_study_case(folder, files, grid, modality) for files in studies.values())
     return sorted(cases, key=lambda case: case.key)
 
@@ -131,7 +131,7 @@ def _file_reader(path: Path, grid: Preprocessing, modality: str) -> Callable[[],
 
 def _study_case(folder: Path, files: Sequence[tuple[Path, Dataset]], grid: Preprocessing, modality: str) -> Case:
     sources = [Source(sop_instance_uid=str(ds.get("SOPInstanceUID", "")), path=path) for path, ds in files]
-    places = [path.relative_to(folder).as_posix() for path, _ in files]
+    places = [printable(path.relative_to(folder)) for path, _ in files]
     first = files[0][1]
     names = {*places[1:], *(source.sop_instance_uid for source in sources), str(first.get("StudyInstanceUID", ""))}
     patient = str(first.get("PatientID", "") or places[0])

@@ -1,5 +1,6 @@
 """The paper's plots, drawn with matplotlib: ROC curves, histograms, zero pixels, percentiles."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 
@@ -7,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from sklearn.metrics import roc_curve
 
 from workers.lab.evaluation.labels import NORMAL_LABEL
@@ -45,8 +47,19 @@ def shown(labels: Sequence[str]) -> list[str]:
 def png(figure: Figure, *, tight: bool = True) -> bytes:
     """Return a figure's PNG; the same figure gives the same bytes."""
     stream = BytesIO()
-    figure.savefig(stream, format="png", dpi=110, bbox_inches="tight" if tight else None, metadata={"Software": None})
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a label may hold dollars
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the report's tables show what the font hasn't
+        figure.savefig(
+            stream, format="png", dpi=110, bbox_inches="tight" if tight else None, metadata={"Software": None}
+        )
     return stream.getvalue()
+
+
+def legend_text(label: str) -> str:
+    """Return a label for a legend, which leaves out what begins with an underscore."""
+    return f" {label}" if label.startswith("_") else label
 
 
 def roc(estimator: str, scores: Scores, scored: Scored, metrics: Mapping[str, Mapping[str, object]]) -> bytes:
@@ -61,7 +74,7 @@ def roc(estimator: str, scores: Scores, scored: Scored, metrics: Mapping[str, Ma
         keep = normal | abnormal
         false_rate, true_rate, _ = roc_curve(abnormal[keep], scores[keep])
         line = colour(label, labels)
-        axes.plot(false_rate, true_rate, color=line, lw=1.8, label=f"{label} ({entry['auc']:.3f})")
+        axes.plot(false_rate, true_rate, color=line, lw=1.8, label=legend_text(f"{label} ({entry['auc']:.3f})"))
         point = entry["youden"]
         if isinstance(point, Mapping):
             axes.plot(1 - point["specificity"], point["sensitivity"], "o", ms=8, mfc="none", mew=1.8, color=line)
@@ -88,7 +101,15 @@ def histogram(estimator: str, scores: Scores, scored: Scored, labels: Sequence[s
             line = colour(label, labels)
             text = f"{label} (n = {int(chosen.sum())})"
             axes.hist(inside[chosen], edges.tolist(), density=True, histtype="stepfilled", alpha=0.18, color=line)
-            axes.hist(inside[chosen], edges.tolist(), density=True, histtype="step", lw=1.6, color=line, label=text)
+            axes.hist(
+                inside[chosen],
+                edges.tolist(),
+                density=True,
+                histtype="step",
+                lw=1.6,
+                color=line,
+                label=legend_text(text),
+            )
     unit = {"set_classifier": "logit", "local_classifier": "score", "combined": "score"}.get(estimator, "nats")
     axes.set(xlabel=f"{TITLES.get(estimator, estimator)}, {unit} (right = more abnormal)", ylabel="density")
     axes.legend(fontsize=9)
@@ -102,7 +123,7 @@ def zero_pixels(panels: Mapping[str, Scores], scored: Scored, tables: Mapping[st
     normal, abnormal = masks(scored.images, ALL)
     for axes, (name, scores) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for chosen, label, line in ((abnormal, "abnormal", COLOURS[0]), (normal, NORMAL_LABEL, NORMAL_COLOUR)):
-            axes.scatter(share[chosen], scores[chosen], s=9, alpha=0.55, color=line, label=label, lw=0)
+            axes.scatter(share[chosen], scores[chosen], s=9, alpha=0.55, color=line, label=legend_text(label), lw=0)
         table = tables[name]["all"]
         rho = table["spearman"] if isinstance(table, Mapping) else None
         axes.set_title("no spread" if rho is None else f"Spearman's ρ = {rho:+.2f}", fontsize=10)
@@ -120,7 +141,13 @@ def percentiles(scored: Scored, labels: Sequence[str]) -> bytes:
         if chosen.any():
             values = np.sort(scored.percentiles[chosen])
             steps = np.arange(1, len(values) + 1) / len(values)
-            axes.step(np.r_[0, values, 100], np.r_[0, steps, 1], where="post", color=colour(label, labels), label=label)
+            axes.step(
+                np.r_[0, values, 100],
+                np.r_[0, steps, 1],
+                where="post",
+                color=colour(label, labels),
+                label=legend_text(label),
+            )
     axes.plot([0, 100], [0, 1], color="#999999", lw=0.8, ls="--", label="as the reference")
     axes.set(xlabel="percentile", ylabel="share of images at or below", xlim=(0, 100), ylim=(0, 1.01))
     axes.legend(fontsize=9, loc="upper left")

@@ -1,7 +1,8 @@
 """The table of labels, and which image each of its rows means."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -73,7 +74,8 @@ def read_labels(path: Path) -> list[Row]:
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
     rows: list[Row] = []
-    for number, record in enumerate(csv.DictReader(text.splitlines(), delimiter=delimiter), start=2):
+    reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    for record in _records(reader, path):
         cells = {str(key).strip().lower(): str(value or "").strip() for key, value in record.items() if key}
         missing = {"file", "label"} - cells.keys()
         if missing:
@@ -84,7 +86,7 @@ def read_labels(path: Path) -> list[Row]:
         if not cells["file"] and not cells["label"]:
             continue
         if not cells["file"] or not cells["label"]:
-            raise ConfigurationError(f"{path.name}, line {number}: a row needs both a file and a label")
+            raise ConfigurationError(f"{path.name}, line {reader.line_num}: a row needs both a file and a label")
         label = NORMAL_LABEL if cells["label"].lower() == NORMAL_LABEL else cells["label"]
         facts = {name: cells[name] for name in ("patient", *FACTS) if cells.get(name)}
         rows.append(Row(cells["file"], label, facts))
@@ -96,10 +98,24 @@ def read_labels(path: Path) -> list[Row]:
     return rows
 
 
-def match(rows: Sequence[Row], cases: Sequence[Case], folder: Path) -> Matched:
+def _records(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+    try:
+        yield from reader
+    except csv.Error as exc:
+        raise ConfigurationError(
+            f"{path.name} cannot be read from line {reader.line_num} on: {exc}",
+            remedy="look for a quote that isn't closed",
+        ) from exc
+
+
+Place = tuple[Path, Sequence[Case]]
+"""A folder (or npz file) and the images that were found in it."""
+
+
+def match(rows: Sequence[Row], places: Sequence[Place]) -> Matched:
     """Find every row's image.
 
-    A row's file may be a path below the test folder, an absolute path, a base name, any of these without its
+    A row's file may be a path below the folder of the images, an absolute path, a base name, any of these without its
     extension, a folder that holds one study, or a DICOM UID.
 
     Raises
@@ -107,36 +123,75 @@ def match(rows: Sequence[Row], cases: Sequence[Case], folder: Path) -> Matched:
     ConfigurationError
         If no row finds an image, or an image is called both normal and something else.
     """
-    index = _index(cases)
-    base_names = [PurePosixPath(row.file.replace("\\", "/")).name for row in rows]
+    every = {id(case): case for _, cases in places for case in cases}
+    finders = [_Finder(folder, cases, rows) for folder, cases in places]
     found: dict[int, list[Row]] = {}
     lost: list[str] = []
-    for row, base in zip(rows, base_names, strict=True):
-        hits = next((index[name] for name in _spellings(row.file, folder) if name in index), frozenset[int]())
-        if not hits and base_names.count(base) == 1:
-            hits = next((index[name] for name in (base, _stem(base)) if name in index), frozenset[int]())
-            hits = frozenset(number for number in hits if _may_lie_there(row.file, cases[number]))
+    for row in rows:
+        hits = {id(case) for finder in finders for case in finder.exactly(row)}
+        hits = hits or {id(case) for finder in finders for case in finder.by_base_name(row)}
         if len(hits) == 1:
-            found.setdefault(next(iter(hits)), []).append(row)
+            found.setdefault(hits.pop(), []).append(row)
         else:
             lost.append(f"{row.file} ({'no such image' if not hits else f'{len(hits)} images have this name'})")
     if not found:
-        example = ", ".join(case.key for case in cases[:2])
+        folders = ", ".join(str(folder) for folder, _ in places)
+        example = ", ".join(case.key for case in [*every.values()][:2])
         raise ConfigurationError(
-            f"no row of the table names an image in {folder}: it says {rows[0].file}, the folder holds {example}",
+            f"no row of the table names an image in {folders}: it says {rows[0].file}, the folder holds {example}",
             remedy="write paths below the folder of the images, or base names, into the column file",
         )
-    images = [_labelled(cases[number], found[number]) for number in sorted(found)]
-    others = [case.key for number, case in enumerate(cases) if number not in found]
+    images = [_labelled(case, found[number]) for number, case in every.items() if number in found]
+    others = [case.key for number, case in every.items() if number not in found]
     return Matched(images, lost, others, any("patient" in row.facts for row in rows))
 
 
-def _may_lie_there(file: str, case: Case) -> bool:
-    """Return whether a row's folder allows a case of the same base name: normal/7.png is not abnormal/7.png."""
-    *folders, base = PurePosixPath(file.replace("\\", "/")).parts
-    parents = {PurePosixPath(name).parent.name for name in (case.key, *case.names)
-               if _stem(PurePosixPath(name).name) == _stem(base)}  # fmt: skip
-    return not folders or not parents or not parents.isdisjoint({"", folders[-1]})
+class _Finder:
+    """Which images of one folder a row may mean."""
+
+    def __init__(self, folder: Path, cases: Sequence[Case], rows: Sequence[Row]) -> None:
+        self.here, self.cases, self.index = folder.resolve(), cases, _index(cases)
+        paths = [PurePosixPath(row.file.replace("\\", "/")) for row in rows]
+        self.base_names = Counter(path.name for path in paths)
+        self.folders = {path.parent.name for path in paths} - {""}
+
+    def exactly(self, row: Row) -> list[Case]:
+        """Return the images that have one of the row's spellings for a name."""
+        return self._first_of(self._spellings(row.file))
+
+    def by_base_name(self, row: Row) -> list[Case]:
+        """Return the images of a row's base name, if no other row has it and the row's folder may be theirs."""
+        base = PurePosixPath(row.file.replace("\\", "/")).name
+        if self.base_names[base] > 1:
+            return []
+        return [case for case in self._first_of((base, _stem(base))) if self._may_lie_there(row.file, case)]
+
+    def _first_of(self, names: Iterable[str]) -> list[Case]:
+        hits = next((self.index[name] for name in names if name in self.index), frozenset[int]())
+        return [self.cases[number] for number in hits]
+
+    def _may_lie_there(self, file: str, case: Case) -> bool:
+        """Return whether a row's folder allows a case of the same base name: normal/7.png is not abnormal/7.png.
+
+        Images that lie in no sub-folder may have been moved there, unless the table names their folder in other rows.
+        """
+        *folders, base = PurePosixPath(file.replace("\\", "/")).parts
+        parents = {PurePosixPath(name).parent.name for name in (case.key, *case.names)
+                   if _stem(PurePosixPath(name).name) == _stem(base)}  # fmt: skip
+        if not folders or not parents or folders[-1] in parents:
+            return True
+        return "" in parents and (folders[-1] == self.here.name or self.here.name not in self.folders)
+
+    def _spellings(self, file: str) -> Iterator[str]:
+        """Yield what ``file`` may mean below the folder, with and without its extension, the most literal first."""
+        path = PurePosixPath(file.replace("\\", "/"))
+        parts = tuple(part for part in path.parts if part not in (".", "/"))
+        here = self.here.parts[1:]
+        for skipped in range(len(parts)):
+            if not skipped or here[-skipped:] == parts[:skipped]:
+                name = "/".join(parts[skipped:])
+                yield name
+                yield _stem(name)
 
 
 def _labelled(case: Case, rows: Sequence[Row]) -> Labelled:
@@ -160,18 +215,6 @@ def _index(cases: Sequence[Case]) -> dict[str, frozenset[int]]:
             for spelling in {*tails, *map(_stem, tails), *parents}:
                 index.setdefault(spelling, set()).add(number)
     return {name: frozenset(numbers) for name, numbers in index.items()}
-
-
-def _spellings(file: str, folder: Path) -> Iterator[str]:
-    """Yield what ``file`` may mean below ``folder``, with and without its extension, the most literal first."""
-    path = PurePosixPath(file.replace("\\", "/"))
-    parts = tuple(part for part in path.parts if part not in (".", "/"))
-    here = folder.resolve().parts[1:]
-    for skipped in range(len(parts)):
-        if not skipped or here[-skipped:] == parts[:skipped]:
-            name = "/".join(parts[skipped:])
-            yield name
-            yield _stem(name)
 
 
 def _stem(name: str) -> str:

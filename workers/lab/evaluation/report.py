@@ -81,17 +81,17 @@ def evaluate(evaluation: Evaluation, advance: Callable[[], None] = lambda: None)
             "the table needs images labelled normal and images with another label",
             remedy='write "normal" for the negatives into the column label',
         )
+    evaluation.report.mkdir(parents=True, exist_ok=True)  # where that can't be, it is known before the long work
     scored = score_images(evaluation.bundle, images, evaluation.device, advance)
     metrics = measure(evaluation, scored, labels)
-    pictures = draw(scored, metrics, labels)
-    with suppress(BundleError):  # a flow that cannot draw may still rank
-        pictures["fictional.png"] = fictional.drawn(evaluation.bundle, FICTIONAL, device=evaluation.device)
-    evaluation.report.mkdir(parents=True, exist_ok=True)
-    for name, data in pictures.items():
-        (evaluation.report / name).write_bytes(data)
     text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
     (evaluation.report / "metrics.json").write_text(text + "\n", encoding="utf-8")
     _write_scores(evaluation.report / "scores.csv", scored)
+    pictures = draw(scored, metrics, labels)
+    with suppress(BundleError):  # a flow that cannot draw may still rank
+        pictures["fictional.png"] = fictional.drawn(evaluation.bundle, FICTIONAL, device=evaluation.device)
+    for name, data in pictures.items():
+        (evaluation.report / name).write_bytes(data)
     (evaluation.report / "report.html").write_text(page(evaluation.bundle, metrics, pictures), encoding="utf-8")
     return metrics
 
