@@ -19,10 +19,16 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
+from tests.support.ledgers import an_object, lease, ledger_config, receive, to_scored
 from tests.support.orthanc import running_orthanc
-from tests.support.peers import free_port
+from tests.support.peers import free_port, wait_until
 from triage.complete import count_at_destination
-from triage.config.schema import Destination
+from triage.config.schema import Complete, Destination
+from triage.dispatch import Completer
+from triage.ledger import OutboxNew, open_ledger
+from triage.messages import Stage
+from triage.sop_classes import SECONDARY_CAPTURE
+from triage.store import ObjectStore
 
 UID = "1.2.3.4"
 
@@ -104,6 +110,36 @@ def test_our_own_maps_are_no_images_of_the_study() -> None:
         known = {str(ours.SeriesInstanceUID)}
         assert count_at_destination([destination], UID, "TRIAGE", own_series=known) == 32
         assert count_at_destination([destination], UID, "TRIAGE") == 34
+
+
+def test_a_late_object_waits_for_no_map_of_ours(tmp_path: Path) -> None:
+    """The PACS holds the study's two images and the map that we sent for the first of them."""
+    ours = series("OT", 1)
+    total = [answer(ModalitiesInStudy=["CR", "OT"], NumberOfStudyRelatedInstances="3")]
+    complete = Complete(quiet_s={"CR": 500, "CT": 500}, max_wait_s=900, count_at_destination=True)
+    with pacs(total, [series("CR", 2), ours]) as destination:
+        config = ledger_config(f"sqlite:///{tmp_path / 'ledger.sqlite3'}", tmp_path).model_copy(
+            update={"complete": complete, "destination": (destination,)}
+        )
+        ledger = open_ledger(config)
+        job = to_scored(ledger, receive(ledger, UID))
+        digest = ObjectStore(tmp_path).put_bytes(part_10("OT", SECONDARY_CAPTURE, str(ours.SeriesInstanceUID)))
+        ledger.reported(job.id, job.fence, [OutboxNew("pacs", "heatmap", SECONDARY_CAPTURE, "1.2.3", digest)])
+        ledger.record_instance(an_object(UID, 2))
+        late = ledger.study(UID)
+        ledger.association_released("association-1", time.time())
+        assert (late.revision, late.image_count) == (2, 2)
+        completer = Completer(config, ledger)
+        try:
+
+            def completed_by() -> str:
+                completer.sweep()
+                return ledger.study(UID).completed_by
+
+            assert wait_until(completed_by) == "count"
+        finally:
+            completer.close()
+        assert lease(ledger, Stage.PREPARE, late)
 
 
 def test_a_peer_that_answers_with_other_studies_too(tmp_path: Path) -> None:
