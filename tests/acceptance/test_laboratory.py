@@ -142,6 +142,13 @@ def test_sample_draws_the_same_again(tmp_path: Path) -> None:
     assert (tmp_path / "c" / pictures[0].name).read_bytes() != pictures[0].read_bytes()
 
 
+def test_a_place_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
+    answer = run("sample", "cxr-starter", "-n", "1", "--out", "/proc/nowhere", cwd=tmp_path)
+    assert answer.returncode == 1
+    assert "/proc/nowhere" in answer.stderr
+    assert "name another place" in answer.stderr
+
+
 def test_fictional_heads_are_volumes(tmp_path: Path) -> None:
     answer = laboratory("sample", "bct-starter", "-n", "2", "--temperature", "0.7", "--out", str(tmp_path / "a"))
     assert answer.exit_code == 0

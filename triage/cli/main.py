@@ -1,5 +1,6 @@
 """`triage-node`: assembles the commands; turns every error into one line and an exit code."""
 
+import errno
 import sys
 import traceback
 from importlib.metadata import entry_points
@@ -15,6 +16,11 @@ from triage.errors import ConfigurationError, TriageError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+#: What is wrong with a disk or a place on it, not with the program.
+_OF_FILES = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR,
+    errno.EISDIR, errno.ENAMETOOLONG, errno.EIO,
+})  # fmt: skip
 
 app = typer.Typer(
     name="triage-node",
@@ -74,21 +80,22 @@ def main() -> None:
             raise
         _complain(exc.message, exc.remedy)
         sys.exit(EXIT_USAGE if isinstance(exc, ConfigurationError) else EXIT_FAILED)
-    except OSError as exc:
-        if debug:
-            raise
-        what = exc.strerror or type(exc).__name__
-        remedy = "make room or allow access there, or name another place"
-        _complain(f"{what}: {exc.filename}" if exc.filename else what, remedy)
-        sys.exit(EXIT_FAILED)
     except Exception as exc:  # The process edge; --debug shows all of it.
         if debug:
             raise
-        # Its message may quote a data set; type and place never do.
-        place = traceback.extract_tb(exc.__traceback__)[-1]
-        where = f"{Path(place.filename).name}:{place.lineno}"
-        _complain(f"unexpected {type(exc).__name__} at {where}", "run it again with --debug, and report what it shows")
+        _complain(*_unexpected(exc))
         sys.exit(EXIT_FAILED)
+
+
+def _unexpected(exc: Exception) -> tuple[str, str]:
+    """Return what to say and what to try."""
+    if isinstance(exc, OSError) and exc.errno in _OF_FILES:
+        named = f": {exc.filename}" if exc.filename else ""
+        return f"{exc.strerror}{named}", "make room or allow access there, or name another place"
+    # Its message may quote a data set; type and place never do.
+    place = traceback.extract_tb(exc.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno}"
+    return f"unexpected {type(exc).__name__} at {where}", "run it again with --debug, and report what it shows"
 
 
 def _complain(message: str, remedy: str) -> None:
