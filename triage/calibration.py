@@ -68,6 +68,7 @@ def pooled(z: Numbers, weights: Numbers, pooling: Pooling) -> Numbers:
         if pooling == "logarithmic":
             found = np.asarray(z @ weights)
         else:
+            z, weights = z[..., weights > 0], weights[weights > 0]
             total, peak = weights.sum(), z.max(-1, keepdims=True)
             ratios = np.exp(NATS_PER_SPREAD * (z - peak)) @ (weights / total)
             found = total * (peak[..., 0] + np.log(ratios) / NATS_PER_SPREAD)

@@ -12,7 +12,7 @@ from triage.ledger import Instance, Ledger, OutboxItem, OutboxNew, State, Study
 from triage.messages import Relevance
 from triage.pictures import Backdrop
 from triage.report import ReportInput, build_capture, build_parametric_map, build_report, encode
-from triage.sop_classes import COMPREHENSIVE_3D_SR, TOMOGRAMS
+from triage.sop_classes import COMPREHENSIVE_3D_SR, scored_as
 from triage.store import ObjectStore
 
 log = structlog.get_logger(__name__)
@@ -140,7 +140,7 @@ class Publisher:
         evidence = [self._store.read(instance.digest, stop_before_pixels=True) for instance in sources]
         result = ReportInput(
             # Of what was scored, not of the study: it may hold radiographs and slices.
-            modality="BCT" if any(instance.sop_class_uid in TOMOGRAMS for instance in sources) else "CXR",
+            modality=scored_as(instance.sop_class_uid for instance in sources),
             revision=study.revision,
             score=study.score,
             priority=study.priority if study.state is not State.UNSUITABLE else None,

@@ -2,6 +2,8 @@
 `triage.deliver`.
 """
 
+from collections.abc import Iterable
+
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
     CTImageStorage,
@@ -34,3 +36,8 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
 #: What relevance maps are delivered as, where a destination wants them.
 MAP_CLASSES = (SECONDARY_CAPTURE, PARAMETRIC_MAP)
+
+
+def scored_as(sop_class_uids: Iterable[str]) -> str:
+    """Return as what images of these classes are scored: ``"BCT"`` if there is a CT among them, else ``"CXR"``."""
+    return "BCT" if any(uid in TOMOGRAMS for uid in sop_class_uids) else "CXR"

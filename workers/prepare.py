@@ -18,7 +18,7 @@ from triage.messages import LEASE_S, Relevance, Score, Stage
 from triage.pictures import Backdrop
 from triage.publish import HEATMAP, Publisher
 from triage.rank import suggested_priority
-from triage.sop_classes import TOMOGRAMS
+from triage.sop_classes import scored_as
 from triage.store import ObjectStore
 from triage.transport import PREPARE_TASK, REFUSED_TASK, REPORT_TASK, SCORED_TASK, Pulse
 from triage.worktray import WorkTray
@@ -129,7 +129,7 @@ class NodeTasks:
             log.warning("no_relevance_map", study=study.id)
             return None
         instances = self._ledger.sources_of(study.id)
-        modality = "BCT" if any(instance.sop_class_uid in TOMOGRAMS for instance in instances) else "CXR"
+        modality = scored_as(instance.sop_class_uid for instance in instances)
         sources = [Source(instance.sop_instance_uid, self._store.path(instance.digest)) for instance in instances]
         return relevance, backdrop(sources, modality, relevance, self._bundles[modality].preprocessing)
 

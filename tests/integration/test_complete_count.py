@@ -4,6 +4,7 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,13 @@ def test_a_late_object_waits_for_no_map_of_ours(tmp_path: Path) -> None:
                 return ledger.study(UID).completed_by
 
             assert wait_until(completed_by) == "count"
+            # A map that came back to us is on both sides; one that is damaged leaves it to quiet time and the cap.
+            current = ledger.study(UID)
+            held = replace(an_object(UID, 3, modality="OT", scorable=False), series_instance_uid=ours.SeriesInstanceUID)
+            ledger.record_instance(held)
+            assert completer._count(current) == 3
+            ObjectStore(tmp_path).path(digest).write_bytes(b"\0" * 400)
+            assert completer._count(current) is None
         finally:
             completer.close()
         assert lease(ledger, Stage.PREPARE, late)

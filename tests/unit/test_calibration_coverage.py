@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.support.flows import tiny_calibration
-from triage.calibration import Calibration, Probability, Term
+from triage.calibration import Calibration, Probability, Term, pooled
 from triage.errors import ConfigurationError
 from workers.lab.probabilities import Method, with_labels
 
@@ -116,6 +116,9 @@ def test_a_linear_pool_hears_one_estimator_that_is_sure() -> None:
     # The mean of the ratios, its logarithm as long as the weights' sum.
     assert linear(sure) == pytest.approx(3 / 0.5 * np.log((2 * np.exp(-0.5) + np.exp(1.5)) / 3))
     assert linear({**unsure, "flows": 1e4}) == pytest.approx(3 * (1e4 - np.log(3) / 0.5))
+    # What counts nothing says nothing, however far it is off.
+    alone = pooled(np.array([2000.0, 0.5]), np.array([0.0, 1.0]), "linear")
+    assert alone == pytest.approx(0.5)
     for pool in (log, linear):
         assert not np.isfinite(pool({**unsure, "flows": np.inf, "set_classifier": -np.inf}))
 

@@ -67,7 +67,7 @@ def test_all_frontal_views_are_scored(store: Store, chest: Dataset) -> None:
     assert len(found.model_input.others) == 1
     assert found.sources[1] == ap.SOPInstanceUID
     assert found.notes == [
-        "PA view", "AP view", "2 of 4 radiographs", "the most abnormal one counts", "not scored: lateral view only",
+        "PA view", "AP view", "2 of 4 radiographs", "the most abnormal one counts", "not scored: lateral view",
     ]  # fmt: skip
     first, second = found.model_input.each()
     assert np.array_equal(first.pixels, tensor(store, chest))
@@ -286,15 +286,15 @@ def test_sixteen_bits_and_eight_bits_are_the_same_picture(store: Store, chest: D
 
 
 REFUSALS: dict[str, tuple[dict[str, object], str]] = {
-    "lateral": ({"ViewPosition": "LL"}, "lateral view only"),
-    "lateral by its name": ({"ViewPosition": "", "SeriesDescription": "CHEST LAT"}, "lateral view only"),
-    "lateral by its orientation": ({"ViewPosition": "", "PatientOrientation": ["A", "F"]}, "lateral view only"),
-    "decubitus": ({"ViewPosition": "RLD"}, "decubitus view only"),
-    "oblique": ({"ViewPosition": "RAO"}, "oblique view only"),
+    "lateral": ({"ViewPosition": "LL"}, "lateral view"),
+    "lateral by its name": ({"ViewPosition": "", "SeriesDescription": "CHEST LAT"}, "lateral view"),
+    "lateral by its orientation": ({"ViewPosition": "", "PatientOrientation": ["A", "F"]}, "lateral view"),
+    "decubitus": ({"ViewPosition": "RLD"}, "decubitus view"),
+    "oblique": ({"ViewPosition": "RAO"}, "oblique view"),
     "knee": ({"BodyPartExamined": "KNEE", "StudyDescription": "KNEE 2 VIEWS", "SeriesDescription": ""},
              "not a chest radiograph"),
     "for processing": ({"SOPClassUID": DigitalXRayImageStorageForProcessing, "Modality": "DX"},
-                       "only raw images (for processing), none for presentation"),
+                       "a raw image (for processing), not one for presentation"),
     "phantom": ({"QualityControlImage": "YES"}, "quality control image"),
 }  # fmt: skip
 

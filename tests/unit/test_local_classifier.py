@@ -231,7 +231,7 @@ def test_a_bundle_scores_with_it(tmp_path: Path) -> None:
     assert score.set_classifier is None
     assert score.combined == pytest.approx(-score.log_posterior * 0.25 / 100 + score.local_classifier / 2)
     assert Score.from_wire(score.to_wire()) == score
-    assert check_golden(bundle, "cpu").passed
+    assert check_golden(Engine(bundle, "cpu")).passed
     estimators = BundleEstimators.load(bundle, "cpu")
     assert estimators(pixels, batch=2)["local_classifier"][1] == score.local_classifier
     maps = maps_of("local", pixels, bundle, posterior=engine.posterior, classifiers=engine.classifiers, expected=None)

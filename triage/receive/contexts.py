@@ -30,7 +30,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
-from triage.sop_classes import MODALITY_OF
+from triage.sop_classes import MODALITY_OF, TOMOGRAMS
 
 # An acceptor picks the first of *its* list that the sender proposed in a context: uncompressed ones first, because
 # every sender can produce them; a sender that holds compressed objects proposes their syntax in its own context.
@@ -70,8 +70,9 @@ def not_scored_reason(sop_class_uid: str) -> str:
 
 
 def modality_of(sop_class_uid: str, said: str) -> str:
-    """Return an object's modality: what it says, unless it is of a class that is scored and says something else."""
-    return said if said in MODALITY_OF.values() else MODALITY_OF.get(UID(sop_class_uid), said)
+    """Return an object's modality: what it says; of a CT, and where it says nothing, what its SOP class stands for."""
+    uid = UID(sop_class_uid)
+    return MODALITY_OF.get(uid, said) if uid in TOMOGRAMS or said in {"", "OT"} else said
 
 
 def supported_contexts() -> list[PresentationContext]:

@@ -95,8 +95,9 @@ def _head(sources: Sequence[Source], deviations: Deviations, grid: Grid) -> Back
         _onto(frame, deviations, to_map, origin, every=-(-max(frame.shape) // JUDGED_SIDE)) for frame in stack.frames
     ]
     strengths = [conspicuousness(one) for one in judged]
-    # First the slice with the highest place of all, then those that are conspicuous as wholes.
-    strengths[int(np.argmax([one.max() for one in judged]))] = np.inf
+    highest = [float(one.max()) for one in judged]
+    if max(highest) > 0:  # the slice with the highest place of all comes first, then those conspicuous as wholes
+        strengths[int(np.argmax(highest))] = np.inf
     reader = SliceReader()
     pictures = [
         _slice(

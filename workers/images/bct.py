@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -106,7 +107,9 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
         refused += [_RefusedError(1, exc.message) for exc in lost]
     held = unplaced + Counter(frame.series for frame in frames if "LOCALIZER" not in frame.image_type)
     tried: list[str] = []
-    for candidate in _candidates(frames, refused):
+    candidates, others = _candidates(frames)
+    refused += others
+    for candidate in candidates:
         try:
             prepared = _prepared(candidate, held[candidate.stack.frames[0].series], grid)
         except NotScoredError as exc:
@@ -128,13 +131,10 @@ def scored_head(sources: Sequence[Source], grid: Grid) -> tuple[Stack, Volume, H
         If the instances cannot be read any more as they were.
     """
     frames = [frame for source in sources for frame in frames_of(source, source.header())[0]]
-    refused: list[_RefusedError] = []
-    for candidate in _candidates(frames, refused):
-        try:
+    for candidate in _candidates(frames)[0]:
+        with suppress(NotScoredError):
             return candidate.stack, *_gated(candidate.stack, grid)
-        except NotScoredError as exc:
-            refused.append(_RefusedError(9, exc.message))
-    raise NotScoredError("; ".join(exc.message for exc in refused[-1:]) or "no CT slices")
+    raise NotScoredError("the slices that were scored are not there any more")
 
 
 def bct_tensor(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadTensor:
@@ -183,15 +183,15 @@ def _gated(stack: Stack, grid: Grid) -> tuple[Volume, HeadFrame]:
     return volume, frame
 
 
-def _candidates(frames: Sequence[Frame], refused: list[_RefusedError]) -> list[_Candidate]:
-    """Return what headers and geometry let through, best first; ``refused`` gets what they don't."""
-    found = []
+def _candidates(frames: Sequence[Frame]) -> tuple[list[_Candidate], list[_RefusedError]]:
+    """Return what headers and geometry let through, best first, and what they don't."""
+    found, refused = [], []
     for members in reconstructions(frames):
         try:
             found.append(_candidate(members))
         except _RefusedError as exc:
             refused.append(exc)
-    return sorted(found, key=lambda candidate: candidate.order)
+    return sorted(found, key=lambda candidate: candidate.order), refused
 
 
 def _candidate(members: Sequence[Frame]) -> _Candidate:

@@ -78,6 +78,7 @@ def prepare_cxr(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
     found: dict[bytes, tuple[_Candidate, npt.NDArray[np.uint8]]] = {}
     for candidate in sorted(candidates, key=lambda c: c.order):
         if found and candidate.is_secondary:
+            reasons.append("an image made from others")
             break
         try:
             pixels = _pixels(candidate.source, grid)
@@ -106,7 +107,7 @@ def _notes(views: Sequence[str], radiographs: int, reasons: Sequence[str]) -> li
         notes.append(f"{len(views)} of {radiographs} radiographs")
     if len(views) > 1:
         notes.append("the most abnormal one counts")
-    return notes + [f"not scored: {reason}" for reason in list(dict.fromkeys(reasons))[:2]]
+    return notes + [f"not scored: {reason}" for reason in dict.fromkeys(reasons)]
 
 
 def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None) -> npt.NDArray[np.uint8]:
@@ -196,7 +197,7 @@ def _candidate(source: Source, ds: Dataset) -> _Candidate:
         raise NotScoredError("quality control image")
     for_processing = ds.get("SOPClassUID") == DigitalXRayImageStorageForProcessing
     if for_processing or str(ds.get("PresentationIntentType", "")).upper() == "FOR PROCESSING":
-        raise NotScoredError("only raw images (for processing), none for presentation")
+        raise NotScoredError("a raw image (for processing), not one for presentation")
     if _number(ds.get("NumberOfFrames")) > 1:
         raise NotScoredError("a sequence of images, not a single radiograph")
     _check_size(ds)
@@ -248,16 +249,16 @@ def _view(ds: Dataset) -> str:
     named = f"{position} {_meanings(ds, 'ViewCodeSequence')}".replace("_", " ")
     described = "" if position else str(ds.get("SeriesDescription", "") or "").replace("_", " ")
     for pattern, reason in (
-        (_DECUBITUS, "decubitus view only"),
-        (_OBLIQUE, "oblique view only"),
-        (_LATERAL, "lateral view only"),
+        (_DECUBITUS, "decubitus view"),
+        (_OBLIQUE, "oblique view"),
+        (_LATERAL, "lateral view"),
     ):
         # A series called "PA/LAT" holds both: which of them an image is, the image itself has to say.
         if pattern.search(named) or (pattern.search(described) and not _FRONTAL.search(described)):
             raise NotScoredError(reason)
     orientation = [str(v)[:1] for v in np.atleast_1d(ds.get("PatientOrientation") or [])]
     if orientation and orientation[0] in ("A", "P"):
-        raise NotScoredError("lateral view only")
+        raise NotScoredError("lateral view")
     # Of other words ("PORTABLE", "SUPINE") and of none the image itself has to say what it shows.
     found = _FRONTAL.search(named)
     return {"P": "PA", "A": "AP"}.get(found.group(0)[0].upper(), "") if found else ""

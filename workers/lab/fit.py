@@ -366,6 +366,8 @@ class Stage:
                 self.optimiser.load_state_dict(record["optimiser"])
                 self.state = _State(**record["state"])
                 return True
+        except torch.OutOfMemoryError:
+            raise
         except (*_DAMAGED, UnpicklingError) as exc:
             raise ConfigurationError(
                 f"{self.checkpoint} is damaged", remedy="delete it: training goes on from the stage before"

@@ -110,14 +110,17 @@ def files_below(folder: Path) -> list[Path]:
     """Return all files below ``folder``, in order of path; links to folders are followed, none is entered twice."""
     entered: set[tuple[int, int]] = set()
     found: list[Path] = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders.sort()
-        found += [Path(place, name) for name in names]
+    starts = [folder]
+    for start in starts:  # links come last: a folder is known by its own name before any other
+        for name, folders, files in os.walk(start):
+            place = Path(name)
+            status = place.stat()
+            if (status.st_dev, status.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            starts += [place / one for one in sorted(folders) if (place / one).is_symlink()]
+            found += [place / one for one in files]
     return sorted(path for path in found if path.is_file())
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from triage.bundles import GOLDEN, Bundle
+from triage.bundles import GOLDEN
 from triage.manifest import Manifest
 from triage.messages import ModelInput
 from workers.flows.classifiers import NONE, Classifiers, classifier_values
@@ -82,17 +82,18 @@ class GoldenCheck:
         return self.error <= self.tolerated and self.logit_error <= LOGIT_TOLERANCE
 
 
-def check_golden(bundle: Bundle, device: str) -> GoldenCheck:
-    """Score the golden input on ``device`` and compare.
+def check_golden(engine: Engine) -> GoldenCheck:
+    """Score the golden input of an engine's bundle and compare.
 
     Raises
     ------
     BundleError
         If the weights don't load.
     """
+    bundle = engine.bundle
     golden = load_file(bundle.folder / GOLDEN)
     pixels = from_blocks(golden["pixels"].numpy(), bundle.preprocessing.size)
-    score = Engine(bundle, device).score(ModelInput(modality=bundle.modality, pixels=pixels))
+    score = engine.score(ModelInput(modality=bundle.modality, pixels=pixels))
     found = np.array([score.levels_normal, score.levels_mixture])
     expected = np.stack([golden["levels_normal"].numpy(), golden["levels_mixture"].numpy()])
     scale = max(abs(score.log_prob_normal), abs(score.log_prob_mixture), 1.0)

@@ -181,8 +181,9 @@ def _verified(folder: Path, models: Models, device: "torch.device", precision: "
 
     try:
         bundle = Bundle.open(folder)
-        golden = check_golden(bundle, str(device))
-        Engine(bundle, str(device)).mapper  # noqa: B018 - loads its maps
+        engine = Engine(bundle, str(device))
+        golden = check_golden(engine)
+        engine.mapper  # noqa: B018 - loads its maps
         ratio = check_precision(bundle, device, precision)
         apart = None if device.type == "cpu" else device_error(bundle, device, precision)
     except TriageError as exc:

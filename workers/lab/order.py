@@ -95,8 +95,10 @@ class Order:
         if group.leads and excluded:
             counts = [sum(patient in excluded for patient in images.patients) for images in (normal, mixture)]
             typer.echo(f"kept out: {counts[0]} normal and {counts[1]} mixture images of excluded patients", err=True)
-        kept = [images.without_patients(excluded) for images in (normal, mixture)]
-        found = look(*sets.raw(*kept), seed=self.seed, strict=self.strict) if self.probe and group.leads else None
+        found = None
+        if self.probe and group.leads:
+            raw = sets.raw(*(_keys_without(images, excluded) for images in (normal, mixture)))
+            found = look(*raw, seed=self.seed, strict=self.strict)
         run = Run(
             preset=recipe,
             normal=normal,
@@ -127,11 +129,16 @@ class Order:
 
 @dataclass(frozen=True)
 class _Sets:
-    """The two training sets, and their images as they came: the probe sees those that are trained on."""
+    """The two training sets, and, of the keys that are asked for, the images as they came (for the probe)."""
 
     normal: ImageSet
     mixture: ImageSet
-    raw: Callable[[ImageSet, ImageSet], tuple[list[Raw], list[Raw]]]
+    raw: Callable[[frozenset[str], frozenset[str]], tuple[list[Raw], list[Raw]]]
+
+
+def _keys_without(images: ImageSet, patients: frozenset[str]) -> frozenset[str]:
+    pairs = zip(images.keys, images.patients, strict=True)
+    return frozenset(key for key, patient in pairs if patient not in patients)
 
 
 def _images(sources: Sequence[str], recipe: Preset) -> ImageSet | None:
@@ -148,7 +155,7 @@ def _sets(normal: Sequence[str], mixture: Sequence[str], recipe: Preset) -> _Set
         raise ConfigurationError(
             "training needs a normal set and a mixture", remedy="give --normal DIR and --mixture DIR, or --rsna DIR"
         )
-    return _Sets(one, other, lambda one, other: (raw_images(normal, one), raw_images(mixture, other)))
+    return _Sets(one, other, lambda a, b: (raw_images(normal, one, a), raw_images(mixture, other, b)))
 
 
 def _rsna_sets(folder: Path, recipe: Preset, group: Group) -> _Sets:
@@ -159,8 +166,15 @@ def _rsna_sets(folder: Path, recipe: Preset, group: Group) -> _Sets:
         typer.echo(str(sets), err=True)
     with counting("reading", len({*sets.normal, *sets.mixture})) as advance:
         normal, mixture = challenge.training_sets(sets, recipe.preprocessing, advance)
-    paths = [[image.path for image in part] for part in (sets.normal, sets.mixture)]
-    return _Sets(normal, mixture, lambda *_: (of_files(paths[0]), of_files(paths[1])))
+
+    def raw(*keys: frozenset[str]) -> tuple[list[Raw], list[Raw]]:
+        one, other = (
+            of_files([image.path for image in part if image.patient_id in wanted])
+            for part, wanted in zip((sets.normal, sets.mixture), keys, strict=True)
+        )
+        return one, other
+
+    return _Sets(normal, mixture, raw)
 
 
 def look(normal: list[Raw], mixture: list[Raw], *, seed: int, strict: bool = False) -> Acquisition:

@@ -3,7 +3,7 @@
 If they can, so can the flows, and their ratio learns the machine instead of the disease (flows.md, findings 2 and 7f).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Acquisition:
         return asdict(self) | {"limit": LIMIT, "suspicious": self.suspicious}
 
 
-def raw_images(sources: Sequence[str], images: ImageSet) -> list[Raw]:
+def raw_images(sources: Sequence[str], images: ImageSet, keys: Collection[str] | None = None) -> list[Raw]:
     """Return a set's images as they came.
 
     Parameters
@@ -99,16 +99,20 @@ def raw_images(sources: Sequence[str], images: ImageSet) -> list[Raw]:
     sources : sequence of str
         Folders and npz files, see `workers.lab.images`.
     images : ImageSet
-        What was read of them, and is trained on: nothing else counts.
+        What was read of them: what was left out doesn't count.
+    keys : collection of str, optional
+        Only these images of them.
     """
-    found, known = list[Raw](), set(images.keys)
+    found, known = list[Raw](), set(images.keys if keys is None else keys)
     for source in dict.fromkeys(source.partition("?")[0] for source in sources):
         path = Path(source)
         if path.is_dir():
             found.extend(raw for raw in of_folder(path) if raw.identity in known)
             continue
         pairs = zip(images.keys, images.patients, strict=True)
-        rows = {int(key.rpartition(":")[2]): p for key, p in pairs if key.rpartition(":")[0] == path.stem}
+        rows = {
+            int(key.rpartition(":")[2]): p for key, p in pairs if key.rpartition(":")[0] == path.stem and key in known
+        }
         with np.load(path, allow_pickle=False) as arrays:
             found.extend(of_rows(arrays["x"][list(rows)], list(rows.values())))
     return found

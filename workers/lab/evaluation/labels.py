@@ -124,7 +124,10 @@ def match(rows: Sequence[Row], places: Sequence[Place]) -> Matched:
         If no row finds an image, or an image is called both normal and something else.
     """
     every = {id(case): case for _, cases in places for case in cases}
-    finders = [_Finder(folder, cases, rows) for folder, cases in places]
+    paths = [PurePosixPath(row.file.replace("\\", "/")) for row in rows]
+    base_names = Counter(path.name for path in paths)
+    folders = frozenset(path.parent.name for path in paths) - {""}
+    finders = [_Finder(folder, cases, base_names, folders) for folder, cases in places]
     found: dict[int, list[Row]] = {}
     lost: list[str] = []
     for row in rows:
@@ -135,10 +138,10 @@ def match(rows: Sequence[Row], places: Sequence[Place]) -> Matched:
         else:
             lost.append(f"{row.file} ({'no such image' if not hits else f'{len(hits)} images have this name'})")
     if not found:
-        folders = ", ".join(str(folder) for folder, _ in places)
+        searched = ", ".join(str(folder) for folder, _ in places)
         example = ", ".join(case.key for case in [*every.values()][:2])
         raise ConfigurationError(
-            f"no row of the table names an image in {folders}: it says {rows[0].file}, the folder holds {example}",
+            f"no row of the table names an image in {searched}: it says {rows[0].file}, the folder holds {example}",
             remedy="write paths below the folder of the images, or base names, into the column file",
         )
     images = [_labelled(case, found[number]) for number, case in every.items() if number in found]
@@ -147,13 +150,11 @@ def match(rows: Sequence[Row], places: Sequence[Place]) -> Matched:
 
 
 class _Finder:
-    """Which images of one folder a row may mean."""
+    """Which images of one folder a row may mean, among rows of these base names and folders."""
 
-    def __init__(self, folder: Path, cases: Sequence[Case], rows: Sequence[Row]) -> None:
+    def __init__(self, folder: Path, cases: Sequence[Case], base_names: Counter[str], folders: frozenset[str]) -> None:
         self.here, self.cases, self.index = folder.resolve(), cases, _index(cases)
-        paths = [PurePosixPath(row.file.replace("\\", "/")) for row in rows]
-        self.base_names = Counter(path.name for path in paths)
-        self.folders = {path.parent.name for path in paths} - {""}
+        self.base_names, self.folders = base_names, folders
 
     def exactly(self, row: Row) -> list[Case]:
         """Return the images that have one of the row's spellings for a name."""
