@@ -24,7 +24,7 @@ from scipy import ndimage
 from scipy.stats import rankdata
 
 from tests.support.lesions import plant
-from triage.calibration import LOCAL_CLASSIFIER, SET_CLASSIFIER
+from triage.calibration import LOCAL_CLASSIFIER, SET_CLASSIFIER, pooled
 from triage.logs import configure_logging
 from workers.flows.estimators import BundleEstimators
 from workers.flows.intracranial import inside_skull
@@ -219,11 +219,9 @@ def classifiers(task: Task, seed: int, keep: Keeper) -> dict[str, Numbers]:
     for name, values in zip(("map", "planted", "from the mixture"), statistics.T, strict=True):
         found[f"local classifier, {name} alone"] = values
     # Here standardised by the test images themselves, in a bundle by the calibration's; no label is looked at.
-    weights = task.preset.combination
-    found["set + local"] = sum(
-        (weights[name] * _standardised(found[name]) for name in (SET_CLASSIFIER, LOCAL_CLASSIFIER)),
-        np.zeros(len(task.test)),
-    )
+    both = (SET_CLASSIFIER, LOCAL_CLASSIFIER)
+    z = np.stack([_standardised(found[name]) for name in both], 1)
+    found["set + local"] = pooled(z, np.array([task.preset.combination[name] for name in both]), task.preset.pooling)
     return found
 
 
