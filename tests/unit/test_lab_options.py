@@ -13,6 +13,9 @@ def test_options_are_changed_and_told() -> None:
     found = changed(PRESET, ["flow.optimiser = adamax", "flow.epochs=2", "architecture.prior='learned'"])
     assert (found.flow.epochs, found.flow.optimiser, found.architecture.prior) == (2, "adamax", "learned")
     assert found.base == PRESET.base
+    quick = changed(PRESET, ["local.steps=20", "local.rehearsal=0"]).local
+    assert quick is not None
+    assert (quick.steps, quick.rehearsal) == (20, 0)
     assert found.name == 'starter-cxr with architecture.prior="learned", flow.epochs=2, flow.optimiser="adamax"'
 
 
@@ -40,3 +43,9 @@ def test_what_no_option_is_is_told(setting: str, said: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         changed(PRESET, [setting])
     assert said in error.value.message
+
+
+def test_a_preset_without_a_local_classifier_has_no_steps_of_one() -> None:
+    with pytest.raises(ConfigurationError, match="no local classifier"):
+        changed(find_preset("paper-cxr"), ["local.steps=20"])
+    assert changed(find_preset("paper-cxr"), ["flow.epochs=3"]).flow.epochs == 3

@@ -1,4 +1,4 @@
-"""A preset with some options of its flows changed, as `triage-node train --set` says."""
+"""A preset with some options of its flows, or of how long it trains, changed, as `triage-node train --set` says."""
 
 import json
 import tomllib
@@ -18,6 +18,7 @@ OPTIONS = {
         "epochs", "batch", "micro_batch", "learning_rate", "optimiser", "warmup_steps", "clip_norm", "average",
         "patience", "shift", "checkpointing",
     ),
+    "local": ("steps", "rehearsal"),
 }  # fmt: skip
 KEYS = tuple(f"{part}.{name}" for part, names in OPTIONS.items() for name in names)
 
@@ -45,6 +46,8 @@ def changed(preset: Preset, settings: Sequence[str]) -> Preset:
         if key not in KEYS:
             raise ConfigurationError(f"--set {setting}: there is no option {key}", remedy=f"options: {', '.join(KEYS)}")
         part, name = key.split(".")
+        if values[part] is None:
+            raise ConfigurationError(f"--set {setting}: preset {preset.name} has no {part} classifier")
         values[part][name] = _value(text)
     try:
         made = Preset.model_validate(values)
@@ -59,7 +62,7 @@ def changed(preset: Preset, settings: Sequence[str]) -> Preset:
         f"{part}.{name}={json.dumps(now[part][name])}"
         for part, names in OPTIONS.items()
         for name in names
-        if now[part][name] != before[part][name]
+        if now[part] and now[part][name] != before[part][name]
     ]
     if not told:
         return preset
