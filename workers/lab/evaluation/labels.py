@@ -124,7 +124,7 @@ def match(rows: Sequence[Row], places: Sequence[Place]) -> Matched:
         If no row finds an image, or an image is called both normal and something else.
     """
     every = {id(case): case for _, cases in places for case in cases}
-    paths = [PurePosixPath(row.file.replace("\\", "/")) for row in rows]
+    paths = [_path(row.file) for row in rows]
     base_names = Counter(path.name for path in paths)
     folders = frozenset(path.parent.name for path in paths) - {""}
     finders = [_Finder(folder, cases, base_names, folders) for folder, cases in places]
@@ -162,7 +162,7 @@ class _Finder:
 
     def by_base_name(self, row: Row) -> list[Case]:
         """Return the images of a row's base name, if no other row has it and the row's folder may be theirs."""
-        base = PurePosixPath(row.file.replace("\\", "/")).name
+        base = _path(row.file).name
         if self.base_names[base] > 1:
             return []
         return [case for case in self._first_of((base, _stem(base))) if self._may_lie_there(row.file, case)]
@@ -176,7 +176,7 @@ class _Finder:
 
         Images that lie in no sub-folder may have been moved there, unless the table names their folder in other rows.
         """
-        *folders, base = PurePosixPath(file.replace("\\", "/")).parts
+        *folders, base = _path(file).parts
         parents = {PurePosixPath(name).parent.name for name in (case.key, *case.names)
                    if _stem(PurePosixPath(name).name) == _stem(base)}  # fmt: skip
         if not folders or not parents or folders[-1] in parents:
@@ -185,8 +185,7 @@ class _Finder:
 
     def _spellings(self, file: str) -> Iterator[str]:
         """Yield what ``file`` may mean below the folder, with and without its extension, the most literal first."""
-        path = PurePosixPath(file.replace("\\", "/"))
-        parts = tuple(part for part in path.parts if part not in (".", "/"))
+        parts = tuple(part for part in _path(file).parts if part not in (".", "/"))
         here = self.here.parts[1:]
         for skipped in range(len(parts)):
             if not skipped or here[-skipped:] == parts[:skipped]:
@@ -216,6 +215,11 @@ def _index(cases: Sequence[Case]) -> dict[str, frozenset[int]]:
             for spelling in {*tails, *map(_stem, tails), *parents}:
                 index.setdefault(spelling, set()).add(number)
     return {name: frozenset(numbers) for name, numbers in index.items()}
+
+
+def _path(file: str) -> PurePosixPath:
+    """Return a row's file as a path, also one that was written on Windows."""
+    return PurePosixPath(file.replace("\\", "/"))
 
 
 def _stem(name: str) -> str:
