@@ -44,31 +44,30 @@ def prepare(sources: Sequence[Source], grids: Grids) -> Prepared:
         If nothing in the study can be scored; the message is one sentence for a radiographer, without identifiers.
     """
     headers: list[tuple[Source, Dataset]] = []
-    reasons: list[str] = []
-    passed_over: list[str] = []
+    refused: list[tuple[str, str]] = []  # why, and how that is told beside what was scored
     for source in sorted(sources, key=lambda s: s.sop_instance_uid):
         try:
             headers.append((source, source.header()))
         except NotScoredError as exc:
-            reasons.append(exc.message)
-            passed_over.append(exc.message)
+            refused.append((exc.message, exc.message))
     kinds = [(kind, [(source, ds) for source, ds in headers if ds.get("SOPClassUID") in kind[1]]) for kind in _KINDS]
     present = [(kind, own) for kind, own in kinds if own]
     for number, ((modality, _, prepare_modality, name), own) in enumerate(present):
         if modality not in grids:
-            reasons.append(f"no model for {name} is installed")
-            passed_over.append(reasons[-1])
+            missing = f"no model for {name} is installed"
+            refused.append((missing, missing))
             continue
         try:
             found = prepare_modality(own, grids[modality])
         except NotScoredError as exc:
-            reasons.append(exc.message)
-            passed_over.append(f"{name} not scored: {exc.message}")
+            refused.append((exc.message, f"{name} not scored: {exc.message}"))
             continue
-        passed_over += [f"{kind[3]} not looked at: {len(others)}" for kind, others in present[number + 1 :]]
-        told = [*_identity_notes(ds for _, ds in headers), *_age_notes(ds for _, ds in own), *passed_over]
-        return replace(found, notes=[*found.notes, *dict.fromkeys(told)])
-    raise NotScoredError("; ".join(dict.fromkeys(reasons)) or "neither a radiograph nor a CT in the study")
+        known = [*_identity_notes(ds for _, ds in headers), *_age_notes(ds for _, ds in own)]
+        left = [f"{kind[3]} not looked at: {len(others)}" for kind, others in present[number + 1 :]]
+        return replace(found, notes=[*found.notes, *dict.fromkeys([*known, *(note for _, note in refused), *left])])
+    raise NotScoredError(
+        "; ".join(dict.fromkeys(reason for reason, _ in refused)) or "neither a radiograph nor a CT in the study"
+    )
 
 
 def _identity_notes(headers: Iterable[Dataset]) -> list[str]:

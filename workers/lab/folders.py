@@ -78,6 +78,17 @@ def _read(image: Found, grid: Preprocessing, modality: str) -> Pixels:
         sources = [Source(sop_instance_uid=uid, path=p) for uid, p in zip(image.instances, image.paths, strict=True)]
         return prepare(sources, {modality: grid}).model_input.pixels
     [path] = image.paths
+    return read_file(path, grid, modality)
+
+
+def read_file(path: Path, grid: Preprocessing, modality: str) -> Pixels:
+    """Return a picture or a NIfTI file on the grid.
+
+    Raises
+    ------
+    NotScoredError
+        If it is of the other modality, or can't be scored.
+    """
     picture = path.name.lower().endswith(PICTURES)
     if picture != (modality == "CXR"):
         raise NotScoredError(f"the file is not a {modality}")

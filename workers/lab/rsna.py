@@ -17,7 +17,7 @@ from triage.errors import ConfigurationError, NotScoredError
 from triage.manifest import DataSource, Preprocessing
 from workers.images.prepare import prepare
 from workers.images.sources import CXR, Source
-from workers.lab.evaluation.labels import NORMAL_LABEL, Row
+from workers.lab.evaluation.labels import NORMAL_LABEL, Row, records
 from workers.lab.folders import hashed
 from workers.lab.image_set import ImageSet, Pixels, share
 
@@ -124,14 +124,10 @@ def _rows(path: Path, *columns: str) -> Iterable[tuple[str, ...]]:
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"the table {path.name} cannot be read", remedy="give it as UTF-8") from exc
     with io.StringIO(text, newline="") as stream:
-        try:
-            records = list(csv.DictReader(stream))
-        except csv.Error as exc:
-            raise ConfigurationError(f"{path.name} cannot be read: {exc}", remedy="look for an open quote") from exc
-    for record in records:
-        if any(record.get(column) is None for column in columns):
-            raise ConfigurationError(f"{path.name} needs the columns {', '.join(columns)}")
-        yield tuple(record[column].strip() for column in columns)
+        for record in records(csv.DictReader(stream), path):
+            if any(record.get(column) is None for column in columns):
+                raise ConfigurationError(f"{path.name} needs the columns {', '.join(columns)}")
+            yield tuple(record[column].strip() for column in columns)
 
 
 def divide(images: Sequence[RsnaImage]) -> RsnaSets:

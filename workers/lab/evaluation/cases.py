@@ -14,8 +14,7 @@ from workers.images.ages import years
 from workers.images.dicom_file import read_dicom
 from workers.images.prepare import prepare
 from workers.images.sources import Source
-from workers.lab.folders import NIFTI, PICTURES, files_below, hashed, printable
-from workers.lab.gridding import read_nifti, read_picture
+from workers.lab.folders import NIFTI, PICTURES, files_below, hashed, printable, read_file
 from workers.lab.image_set import Pixels
 from workers.lab.images import load
 
@@ -93,7 +92,7 @@ def folder_cases(folder: Path, grid: Preprocessing, modality: str) -> list[Case]
         if path.name.lower().endswith((*PICTURES, *NIFTI)):
             # Test folders are often sorted by label: a sub-folder is no patient here, only the table can tell.
             key = printable(place)
-            cases.append(Case(key, frozenset(), key, {}, (path,), _file_reader(path, grid, modality)))
+            cases.append(Case(key, frozenset(), key, {}, (path,), partial(read_file, path, grid, modality)))
             continue
         ds = _header(path)
         if ds is None:
@@ -116,17 +115,6 @@ def _header(path: Path) -> Dataset | None:
         return read_dicom(path, only=HEADER)
     except NotScoredError:
         return None
-
-
-def _file_reader(path: Path, grid: Preprocessing, modality: str) -> Callable[[], Pixels]:
-    picture = path.name.lower().endswith(PICTURES)
-
-    def read() -> Pixels:
-        if picture != (modality == "CXR"):
-            raise NotScoredError(f"the file is not a {modality}")
-        return read_picture(path, grid) if picture else read_nifti(path, grid)
-
-    return read
 
 
 def _study_case(folder: Path, files: Sequence[tuple[Path, Dataset]], grid: Preprocessing, modality: str) -> Case:

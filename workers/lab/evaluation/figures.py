@@ -99,17 +99,9 @@ def histogram(estimator: str, scores: Scores, scored: Scored, labels: Sequence[s
         chosen = masks(scored.images, ALL)[0] if label == NORMAL_LABEL else masks(scored.images, label)[1]
         if chosen.any():
             line = colour(label, labels)
-            text = f"{label} (n = {int(chosen.sum())})"
+            text = legend_text(f"{label} (n = {int(chosen.sum())})")
             axes.hist(inside[chosen], edges.tolist(), density=True, histtype="stepfilled", alpha=0.18, color=line)
-            axes.hist(
-                inside[chosen],
-                edges.tolist(),
-                density=True,
-                histtype="step",
-                lw=1.6,
-                color=line,
-                label=legend_text(text),
-            )
+            axes.hist(inside[chosen], edges.tolist(), density=True, histtype="step", lw=1.6, color=line, label=text)
     unit = {"set_classifier": "logit", "local_classifier": "score", "combined": "score"}.get(estimator, "nats")
     axes.set(xlabel=f"{TITLES.get(estimator, estimator)}, {unit} (right = more abnormal)", ylabel="density")
     axes.legend(fontsize=9)
@@ -123,7 +115,7 @@ def zero_pixels(panels: Mapping[str, Scores], scored: Scored, tables: Mapping[st
     normal, abnormal = masks(scored.images, ALL)
     for axes, (name, scores) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for chosen, label, line in ((abnormal, "abnormal", COLOURS[0]), (normal, NORMAL_LABEL, NORMAL_COLOUR)):
-            axes.scatter(share[chosen], scores[chosen], s=9, alpha=0.55, color=line, label=legend_text(label), lw=0)
+            axes.scatter(share[chosen], scores[chosen], s=9, alpha=0.55, color=line, label=label, lw=0)
         table = tables[name]["all"]
         rho = table["spearman"] if isinstance(table, Mapping) else None
         axes.set_title("no spread" if rho is None else f"Spearman's ρ = {rho:+.2f}", fontsize=10)
@@ -141,13 +133,8 @@ def percentiles(scored: Scored, labels: Sequence[str]) -> bytes:
         if chosen.any():
             values = np.sort(scored.percentiles[chosen])
             steps = np.arange(1, len(values) + 1) / len(values)
-            axes.step(
-                np.r_[0, values, 100],
-                np.r_[0, steps, 1],
-                where="post",
-                color=colour(label, labels),
-                label=legend_text(label),
-            )
+            line, text = colour(label, labels), legend_text(label)
+            axes.step(np.r_[0, values, 100], np.r_[0, steps, 1], where="post", color=line, label=text)
     axes.plot([0, 100], [0, 1], color="#999999", lw=0.8, ls="--", label="as the reference")
     axes.set(xlabel="percentile", ylabel="share of images at or below", xlim=(0, 100), ylim=(0, 1.01))
     axes.legend(fontsize=9, loc="upper left")

@@ -75,7 +75,7 @@ def read_labels(path: Path) -> list[Row]:
     delimiter = max(",;\t", key=head.count)
     rows: list[Row] = []
     reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
-    for record in _records(reader, path):
+    for record in records(reader, path):
         cells = {str(key).strip().lower(): str(value or "").strip() for key, value in record.items() if key}
         missing = {"file", "label"} - cells.keys()
         if missing:
@@ -98,7 +98,14 @@ def read_labels(path: Path) -> list[Row]:
     return rows
 
 
-def _records(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+def records(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+    """Yield a table's records.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is no table from somewhere on.
+    """
     try:
         yield from reader
     except csv.Error as exc:
