@@ -1,6 +1,5 @@
 """Relevance maps on the whole road: a site that wants them gets them with its report, any other gets none."""
 
-import shutil
 from io import BytesIO
 from pathlib import Path
 
@@ -12,28 +11,9 @@ from tests.support.node import Node, running_node
 from tests.support.orthanc import Orthanc, running_orthanc
 from tests.support.peers import shared
 from tests.support.studies import StudyFiles, chest_studies, dcmsend, head_studies
-from triage.bundles import MAPS, Bundle
 from triage.sop_classes import COMPREHENSIVE_3D_SR, PARAMETRIC_MAP, SECONDARY_CAPTURE
-from workers.flows.engine import Engine
-from workers.lab.images import load
-from workers.lab.maps import add_maps
-from workers.lab.starter import RECIPES
 
 pytestmark = [pytest.mark.orthanc, pytest.mark.dcmtk, pytest.mark.timeout(300)]
-
-
-def bundles_with_maps(folder: Path) -> Path:
-    """Copy the starter bundles and make sure that they have maps, whatever normals these are made of."""
-    data = shared("data", "cxr_adult.npz").parent
-    for name, recipe in (("cxr-starter", RECIPES["cxr"]), ("bct-starter", RECIPES["bct"])):
-        shutil.copytree(Path("workers/models") / name, folder / name)
-        bundle = Bundle.open(folder / name)
-        if not (folder / name / MAPS).exists():
-            normals = load([f"{data}/{recipe.test_normal}"], bundle.preprocessing, bundle.modality)
-            engine = Engine(bundle, "cpu")
-            add_maps(bundle, engine.posterior, normals, classifiers=engine.classifiers)
-        assert (folder / name / MAPS).exists()
-    return folder
 
 
 def objects_of(orthanc: Orthanc, study: StudyFiles) -> dict[str, list[Dataset]]:
@@ -74,7 +54,6 @@ def test_a_site_that_wants_maps_gets_them_proved_and_named_in_the_report(tmp_pat
         node = Node(
             tmp_path / "node",
             sections={
-                "models": {"dir": str(bundles_with_maps(tmp_path / "models"))},
                 "complete": {"quiet_s": {"CR": 1.0, "DX": 1.0, "CT": 2.0}},
             },
             destinations=[{"name": "maps", "send": ["sr", "heatmap"], **place}, {"name": "plain", **place}],

@@ -147,7 +147,8 @@ class Bench:
         names = tuple(str(n) for n in range(len(self.normals)))
         normals = ImageSet(self.normals, names, names)
         engine = self.engine
-        mapper = make_mapper(self.bundle, engine.posterior, normals, Method.parse(kind), classifiers=engine.classifiers)
+        manifest, method = self.bundle.manifest, Method.parse(kind)
+        mapper = make_mapper(manifest, engine.posterior, normals, method, classifiers=engine.classifiers)
         if mapper is None:
             raise ValueError("too few normals")
         raw = mapper.raw(images)

@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from triage.bundles import MAPS, Bundle
 from triage.errors import BundleError
+from triage.manifest import Manifest
 from triage.messages import Relevance
 from workers.flows.classifiers import NONE, Classifiers
 from workers.flows.flow_maps import Expected, raw_maps
@@ -166,8 +167,8 @@ class Mapper:
 
     Parameters
     ----------
-    bundle : Bundle
-        The bundle.
+    manifest : Manifest
+        What the bundle is.
     posterior : Posterior
         Its flows.
     method : Method
@@ -181,7 +182,7 @@ class Mapper:
 
     def __init__(
         self,
-        bundle: Bundle,
+        manifest: Manifest,
         posterior: Posterior,
         method: Method,
         standard: Standard,
@@ -189,7 +190,7 @@ class Mapper:
         expected: Expected | None = None,
         classifiers: Classifiers = NONE,
     ) -> None:
-        self.bundle, self.posterior = bundle, posterior
+        self.manifest, self.posterior = manifest, posterior
         self.method, self.standard, self.expected, self.classifiers = method, standard, expected, classifiers
 
     @classmethod
@@ -212,9 +213,9 @@ class Mapper:
             expected = Expected(tensors["centre"], tensors["basis"]) if "basis" in tensors else None
         except (OSError, SafetensorError, KeyError, ValueError) as exc:
             raise BundleError(f"bundle {bundle.name}: {MAPS} cannot be used", remedy="get the bundle again") from exc
-        if not standard.mean.shape == standard.spread.shape == map_size(bundle, method.kind):
+        if not standard.mean.shape == standard.spread.shape == map_size(bundle.manifest, method.kind):
             raise BundleError(f"bundle {bundle.name}: {MAPS} is not of its maps' grid", remedy="get the bundle again")
-        return cls(bundle, posterior, method, standard, expected=expected, classifiers=classifiers)
+        return cls(bundle.manifest, posterior, method, standard, expected=expected, classifiers=classifiers)
 
     def __call__(self, pixels: Grey) -> Relevance:
         """Return the map of one image on the bundle's grid."""
@@ -222,12 +223,11 @@ class Mapper:
 
     def raw(self, pixels: Grey) -> Maps:
         """Return the maps of images on the bundle's grid, (N, …), smoothed but not standardised."""
-        bundle = self.bundle
         return smoothed(
             maps_of(
                 self.method.kind,
                 pixels,
-                bundle,
+                self.manifest,
                 posterior=self.posterior,
                 classifiers=self.classifiers,
                 expected=self.expected,
@@ -236,18 +236,18 @@ class Mapper:
         )
 
 
-def map_size(bundle: Bundle, kind: str) -> tuple[int, ...]:
+def map_size(manifest: Manifest, kind: str) -> tuple[int, ...]:
     """Return the grid of a bundle's maps of a kind: the flows', but where the local classifier marks a head."""
-    size = bundle.preprocessing.size
+    size = manifest.preprocessing.size
     if kind == "local" and len(size) == len(LOCAL_POOL):
         return tuple(n // pooled for n, pooled in zip(size, LOCAL_POOL, strict=True))
-    return tuple(bundle.architecture.size)
+    return tuple(manifest.architecture.size)
 
 
 def maps_of(
     kind: str,
     pixels: Grey,
-    bundle: Bundle,
+    manifest: Manifest,
     *,
     posterior: Posterior,
     classifiers: Classifiers,
@@ -260,7 +260,7 @@ def maps_of(
     ValueError
         If there is no such kind, or what it needs is missing.
     """
-    size = map_size(bundle, kind)
+    size = map_size(manifest, kind)
     if kind == "classifier":
         if classifiers.of_sets is None:
             raise ValueError("the bundle has no set classifier")
@@ -269,7 +269,7 @@ def maps_of(
         if classifiers.local is None:
             raise ValueError("the bundle has no local classifier")
         return classifiers.local.maps(pixels, size)
-    levels = bundle.preprocessing.grey_levels
-    grids = [to_flow_grid(image, bundle.transform, bundle.architecture, levels) for image in pixels]
+    levels = manifest.preprocessing.grey_levels
+    grids = [to_flow_grid(image, manifest.transform, manifest.architecture, levels) for image in pixels]
     grey = np.stack(grids) if grids else np.empty((0, *size), np.uint8)
     return raw_maps(kind, posterior, grey, expected=expected)

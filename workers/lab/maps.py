@@ -6,7 +6,8 @@ import numpy as np
 import structlog
 from safetensors.numpy import save_file
 
-from triage.bundles import MAPS, Bundle, write_bundle
+from triage.bundles import MAPS
+from triage.manifest import Manifest
 from workers.flows.classifiers import NONE, Classifiers
 from workers.flows.flow_maps import Expected
 from workers.flows.posterior import Posterior
@@ -21,57 +22,57 @@ LOCAL_METHODS = {"CXR": Method("local"), "BCT": Method("local")}
 METHODS = {"CXR": Method("difference", 1.0), "BCT": Method("gradient")}
 #: Fewer normals have no spread to speak of: then there are no maps.
 MIN_NORMALS = 8
-#: With fewer normals than this, shifted copies join them.
+#: With fewer normals than this, copies join them, shifted by up to so many pixels of the bundle's grid.
 FEW_NORMALS = 60
+SHIFT = 2
 _COMPONENTS = 40
 
 
 def make_mapper(
-    bundle: Bundle,
+    manifest: Manifest,
     posterior: Posterior,
     normals: ImageSet,
-    method: Method,
+    method: Method | None = None,
     *,
     classifiers: Classifiers = NONE,
-    shift: int = 2,
 ) -> Mapper | None:
     """Return a bundle's mapper, standardised by ``normals``; None if they are too few.
 
     Parameters
     ----------
-    bundle : Bundle
-        The bundle.
+    manifest : Manifest
+        What the bundle is.
     posterior : Posterior
         Its flows.
     normals : ImageSet
         Reported normals on the bundle's grid, of patients that no flow was trained on.
-    method : Method
-        The kind of map.
+    method : Method, optional
+        The kind of map; if absent, what measured best.
     classifiers : Classifiers
         Its other estimators, for the methods that need them.
-    shift : int
-        How far copies are shifted where there are few, pixels of the bundle's grid.
     """
     if len(normals) < MIN_NORMALS:
+        log.warning("no_relevance_maps", bundle=manifest.name, normals=len(normals))
         return None
-    size, pixels, expected = map_size(bundle, method.kind), normals.pixels, None
+    method = method or (LOCAL_METHODS if classifiers.local else METHODS)[manifest.modality]
+    size, pixels, expected = map_size(manifest, method.kind), normals.pixels, None
     if method.kind == "local" and len(size) == 3:
         # Standardised already, slice by slice, by heads that the networks didn't see: few would be left for places.
-        return Mapper(bundle, posterior, method, Standard(np.zeros(size), np.ones(size)), classifiers=classifiers)
+        return Mapper(manifest, posterior, method, Standard(np.zeros(size), np.ones(size)), classifiers=classifiers)
     if method.kind == "difference":
         # What is expected and how far normals are from it must come from different images.
         half = len(pixels) // 2
-        grid = FlowGrid(bundle.transform, bundle.architecture, bundle.preprocessing.grey_levels)
+        grid = FlowGrid(manifest.transform, manifest.architecture, manifest.preprocessing.grey_levels)
         expected = Expected.of(grid(pixels[:half]), min(_COMPONENTS, half // 2))
         pixels = pixels[half:]
     elif len(pixels) < FEW_NORMALS:
         rng = np.random.default_rng(0)
         copies = -(-FEW_NORMALS // len(pixels)) - 1
-        pixels = np.concatenate([pixels, *(shifted(normals.pixels, shift, rng) for _ in range(copies))])
+        pixels = np.concatenate([pixels, *(shifted(normals.pixels, SHIFT, rng) for _ in range(copies))])
     maps = smoothed(
-        maps_of(method.kind, pixels, bundle, posterior=posterior, classifiers=classifiers, expected=expected), method
+        maps_of(method.kind, pixels, manifest, posterior=posterior, classifiers=classifiers, expected=expected), method
     )
-    return Mapper(bundle, posterior, method, Standard.of(maps), expected=expected, classifiers=classifiers)
+    return Mapper(manifest, posterior, method, Standard.of(maps), expected=expected, classifiers=classifiers)
 
 
 def write_maps(folder: Path, mapper: Mapper) -> None:
@@ -82,15 +83,3 @@ def write_maps(folder: Path, mapper: Mapper) -> None:
     single = {name: np.ascontiguousarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
     save_file(single, folder / MAPS, metadata={"method": str(mapper.method)})
     (folder / MAPS).chmod(0o644)  # safetensors writes for the owner alone; the score workers may be another user
-
-
-def add_maps(bundle: Bundle, posterior: Posterior, normals: ImageSet, *, classifiers: Classifiers = NONE) -> Bundle:
-    """Give a bundle its maps (or new ones: a site's own normals) and return it as it is then, with a new digest."""
-    method = LOCAL_METHODS.get(bundle.modality) if classifiers.local else None
-    method = method or METHODS[bundle.modality]
-    mapper = make_mapper(bundle, posterior, normals, method, classifiers=classifiers)
-    if mapper is None:
-        log.warning("no_relevance_maps", bundle=bundle.name, normals=len(normals))
-        return bundle
-    write_maps(bundle.folder, mapper)
-    return write_bundle(bundle.folder, bundle.manifest, bundle.calibration, bundle.card)

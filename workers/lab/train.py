@@ -34,7 +34,7 @@ from workers.lab.fit_classifier import fit_classifier
 from workers.lab.fit_local import fit_local
 from workers.lab.golden import make_golden
 from workers.lab.image_set import ImageSet, share
-from workers.lab.maps import MIN_NORMALS, add_maps
+from workers.lab.maps import MIN_NORMALS, make_mapper, write_maps
 from workers.lab.parallel import current
 from workers.lab.presets import Preset, Schedule
 from workers.lab.rigour import write_record
@@ -235,9 +235,8 @@ def _train(
     evaluation = evaluate(measure, calibration)
     for flow in (flow_normal, flow_mixture):
         flow.cpu()  # golden values are a CPU's
-    bundle = _write(run, estimators, calibration, training, evaluation)
     report(Progress("maps", 0, 1, math.nan, math.nan))
-    bundle = add_maps(bundle, posterior, _normals_for_maps(run, normal), classifiers=estimators.classifiers)
+    bundle = _write(run, estimators, calibration, training, evaluation, _normals_for_maps(run, normal))
     report(Progress("maps", 1, 1, math.nan, math.nan))
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     group.wait()
@@ -375,7 +374,15 @@ def _classifier_tensors(
     return found
 
 
-def _write(run: Run, estimators: Estimators, calibration: Calibration, training: Training, evaluation: str) -> Bundle:
+def _write(
+    run: Run,
+    estimators: Estimators,
+    calibration: Calibration,
+    training: Training,
+    evaluation: str,
+    normals: ImageSet,
+) -> Bundle:
+    """Write the bundle; its sums come last, for with them it is one."""
     preset, posterior = run.preset, estimators.posterior
     manifest = Manifest(
         name=run.out.name,
@@ -395,4 +402,7 @@ def _write(run: Run, estimators: Estimators, calibration: Calibration, training:
     for file, tensors in contents.items():
         save_file(tensors, run.out / file)
         (run.out / file).chmod(0o644)  # safetensors writes for the owner alone; the score workers may be another user
+    mapper = make_mapper(manifest, posterior, normals, classifiers=estimators.classifiers)
+    if mapper is not None:
+        write_maps(run.out, mapper)
     return write_bundle(run.out, manifest, calibration, write_card(manifest, calibration, evaluation))
