@@ -1,13 +1,14 @@
 """A study's result becomes bytes in the store and rows in the outbox, one per destination."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import structlog
 from pydicom import Dataset
 
 from triage.config import Configuration, Destination
-from triage.errors import NotFoundError, ReportError
+from triage.errors import ReportError
 from triage.ledger import Instance, Ledger, OutboxItem, OutboxNew, State, Study
 from triage.messages import Relevance
 from triage.pictures import Backdrop
@@ -25,6 +26,15 @@ Negotiate = Callable[[Destination], str | None]
 
 SR, HEATMAP = "sr", "heatmap"
 """Kinds of outbox items."""
+
+
+@dataclass(frozen=True)
+class _Statement:
+    """The headers of what was scored (or declined), what is said about it, and the report that said so before."""
+
+    evidence: list[Dataset]
+    result: ReportInput
+    previous: Dataset | None
 
 
 class Publisher:
@@ -65,9 +75,10 @@ class Publisher:
         """
         wanted = "not_scored" if study.state is State.UNSUITABLE else SR
         targets = [d for d in self._config.destination if wanted in d.send]
+        told = self._statement(study)
         shown: list[OutboxNew] = []
         if study.state is not State.UNSUITABLE and any(HEATMAP in d.send for d in targets):
-            shown = self._build_maps(study, maps)
+            shown = self._build_maps(study, told, maps)
         built: dict[tuple[str, bool], OutboxNew] = {}
         reports: list[OutboxNew] = []
         heatmaps: list[OutboxNew] = []
@@ -76,10 +87,10 @@ class Publisher:
             own = shown if HEATMAP in target.send else []
             key = (sop_class_uid, bool(own))
             if key not in built:
-                built[key] = self._build(study, target.name, sop_class_uid, own)
-            reports.append(_addressed(built[key], target.name))
-            heatmaps.extend(_addressed(row, target.name) for row in own)
-        return [*reports, *heatmaps] or [self._build(study, "", COMPREHENSIVE_3D_SR)]
+                built[key] = self._build(told, target.name, sop_class_uid, own)
+            reports.append(replace(built[key], destination=target.name))
+            heatmaps.extend(replace(row, destination=target.name) for row in own)
+        return [*reports, *heatmaps] or [self._build(told, "", COMPREHENSIVE_3D_SR)]
 
     def rebuild(self, item: OutboxItem, sop_class_uid: str) -> OutboxNew:
         """Build the same result as another SR class, for a destination that turned out to refuse the first one.
@@ -92,37 +103,35 @@ class Publisher:
         if item.kind != SR:
             raise ReportError("a relevance map cannot be sent as a report")
         study = self._ledger.study_by_id(item.study_id)
-        if study is None:
-            raise NotFoundError(f"no study {item.study_id} in the ledger")
         shown = [
             OutboxNew(row.destination, row.kind, row.sop_class_uid, row.sop_instance_uid, row.digest)
             for row in self._ledger.outbox_of(study.id)
             if row.kind == HEATMAP and row.destination == item.destination
         ]
-        return self._build(study, item.destination, sop_class_uid, shown)
+        return self._build(self._statement(study), item.destination, sop_class_uid, shown)
 
-    def _build(self, study: Study, destination: str, sop_class_uid: str, maps: Sequence[OutboxNew] = ()) -> OutboxNew:
-        evidence, result = self._statement(study)
+    def _build(
+        self, told: _Statement, destination: str, sop_class_uid: str, maps: Sequence[OutboxNew] = ()
+    ) -> OutboxNew:
         report = build_report(
-            evidence,
-            result,
+            told.evidence,
+            told.result,
             sop_class_uid=sop_class_uid,
-            previous=self._previous(study),
+            previous=told.previous,
             maps=[self._store.read(row.digest, stop_before_pixels=True) for row in maps],
         )
         return self._kept(report, destination, SR)
 
-    def _build_maps(self, study: Study, maps: Maps) -> list[OutboxNew]:
+    def _build_maps(self, study: Study, told: _Statement, maps: Maps) -> list[OutboxNew]:
         rows: list[OutboxNew] = []
         try:
             found = maps()
             if found is None:
                 return []
             relevance, backdrop = found
-            evidence, result = self._statement(study)
-            rows.append(self._kept(build_capture(evidence, result, relevance, backdrop), "", HEATMAP))
+            rows.append(self._kept(build_capture(told.evidence, told.result, relevance, backdrop), "", HEATMAP))
             if backdrop.planes is not None:
-                parametric = build_parametric_map(evidence, result, relevance, backdrop.planes)
+                parametric = build_parametric_map(told.evidence, told.result, relevance, backdrop.planes)
                 rows.append(self._kept(parametric, "", HEATMAP))
         except Exception as exc:  # noqa: BLE001 - no map may ever delay or lose a report; what was built is sent
             log.error("relevance_map_not_built", study=study.id, built=len(rows), error=type(exc).__name__)
@@ -132,8 +141,7 @@ class Publisher:
         digest = self._store.put_bytes(encode(ds))
         return OutboxNew(destination, kind, str(ds.SOPClassUID), str(ds.SOPInstanceUID), digest)
 
-    def _statement(self, study: Study) -> tuple[list[Dataset], ReportInput]:
-        """Return the headers of what was scored (or declined), and what is to be said about it."""
+    def _statement(self, study: Study) -> _Statement:
         sources = self._ledger.sources_of(study.id) or self._images_of(study)
         if not sources:
             raise ReportError("the study has no image that a report could refer to")
@@ -150,7 +158,7 @@ class Publisher:
             station=self._config.listen.ae_title,
             created_at=datetime.now(UTC),
         )
-        return evidence, result
+        return _Statement(evidence, result, self._previous(study))
 
     def _images_of(self, study: Study) -> list[Instance]:
         return [instance for instance in self._ledger.instances_of(study.id) if instance.scorable]
@@ -158,7 +166,3 @@ class Publisher:
     def _previous(self, study: Study) -> Dataset | None:
         item = self._ledger.previous_report(study.id)
         return self._store.read(item.digest) if item is not None else None
-
-
-def _addressed(row: OutboxNew, destination: str) -> OutboxNew:
-    return OutboxNew(destination, row.kind, row.sop_class_uid, row.sop_instance_uid, row.digest)

@@ -151,7 +151,7 @@ def figures(calibration: Calibration, before: list[float], after: list[float]) -
     """
     pairs = [pair for pair in zip(before, after, strict=True) if np.isfinite(pair).all()]
     points = [_drift(calibration, *pair) for pair in pairs]
-    others = [_drift(_without(calibration, pair[0]), *pair) for pair in pairs]
+    others = [_drift(without(calibration, pair[0]), *pair) for pair in pairs]
     return {
         "mean": float(np.mean(points)) if pairs else np.nan,
         "mean_without_itself": float(np.mean(others)) if pairs else np.nan,
@@ -164,7 +164,8 @@ def _drift(calibration: Calibration, before: float, after: float) -> float:
     return abs(calibration.percentile(after) - calibration.percentile(before))
 
 
-def _without(calibration: Calibration, statistic: float) -> Calibration:
+def without(calibration: Calibration, statistic: float) -> Calibration:
+    """Return a calibration whose reference no longer holds an image's own value."""
     kept = tuple(value for value in calibration.reference if value != statistic)
     return calibration.model_copy(update={"reference": kept})
 

@@ -13,6 +13,7 @@ their results are added in order, so neither the number of threads nor the other
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +83,8 @@ class FusedFlows:
             group = flows[:1] if number < shared else flows
             levels = [level for flow in group if isinstance(level := flow.levels[number], Level)]
             self.levels.append(fold_level(levels, size, dtype, self.device))
-            self.priors.append([prior.to(self.exact) for flow in group if (prior := flow.prior(number)) is not None])
+            own = [prior for flow in group if (prior := flow.prior(number)) is not None]
+            self.priors.append([deepcopy(prior).to(self.exact) for prior in own])
 
     @property
     def cell(self) -> float:

@@ -22,8 +22,6 @@ TOP = 127
 MAX_PIXEL_MM = 1.8
 MAX_SLICE_PIXELS = 2048 * 2048
 MAX_SLICES = 1200
-#: Tissue classes that clipping hides, in HU: air, lung, fat, everything else up to bone, bone.
-CLASS_EDGES_HU = (-500.0, -150.0, -30.0, 130.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +39,11 @@ class Volume:
         float64, shape (3, 4): (column, row, slice, 1) -> LPS in mm. Sheared where the gantry was tilted.
     up : numpy.ndarray
         float64, shape (3,): the slices' normal, pointing to the head.
-    class_shares : numpy.ndarray
-        float64, shape (5,): share of all pixels in each tissue class, between `CLASS_EDGES_HU`.
     """
 
     values: Floats
     affine: Vector
     up: Vector
-    class_shares: Vector
 
     @classmethod
     def of_hu(
@@ -57,8 +52,7 @@ class Volume:
         """Return a head of which no more is known than its HU, inferior to superior, and where it lies."""
         normal = np.cross(affine[:, 0], affine[:, 1])
         values = np.clip(hu + offset, 0, grey_levels - 1).astype(np.float32)
-        shares = np.zeros(len(CLASS_EDGES_HU) + 1)
-        return cls(values=values, affine=affine, up=normal / np.linalg.norm(normal), class_shares=shares)
+        return cls(values=values, affine=affine, up=normal / np.linalg.norm(normal))
 
     @property
     def voxel_mm(self) -> tuple[float, float, float]:
@@ -93,16 +87,13 @@ def load_volume(stack: Stack, grid: Grid) -> Volume:
     spacing = spacing_of(grid)
     finest = [min(target, MAX_PIXEL_MM) for target in spacing[1:]]
     shrink = [max(1, int(target / pixel + 1e-6)) for target, pixel in zip(finest, first.pixel_mm, strict=True)]
-    counts = np.zeros(len(CLASS_EDGES_HU) + 1, dtype=np.int64)
     slices = []
     reader = SliceReader()
     for frame in stack.frames:
-        hu = reader.hu(frame)
-        counts += np.bincount(np.digitize(hu[::4, ::4].ravel(), CLASS_EDGES_HU), minlength=counts.size)
-        slices.append(_block_mean(np.clip(hu + HU_OFFSET, 0, TOP), (shrink[0], shrink[1])))
+        slices.append(_block_mean(np.clip(reader.hu(frame) + HU_OFFSET, 0, TOP), (shrink[0], shrink[1])))
     values, places = _even(np.stack(slices), stack.places_mm, spacing[0])
     affine = _affine(stack, places, (shrink[0], shrink[1]))
-    return Volume(values=values, affine=affine, up=stack.up, class_shares=counts / counts.sum())
+    return Volume(values=values, affine=affine, up=stack.up)
 
 
 class SliceReader:

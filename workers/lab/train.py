@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import structlog
 import torch
 from safetensors.torch import load_file, save_file
@@ -104,14 +105,14 @@ class Run:
         """From the bundle's grid to the flows' integers."""
         return FlowGrid(self.preset.transform, self.preset.architecture, self.preset.preprocessing.grey_levels)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of all that determines the result."""
         digest = hashlib.sha256(self.preset.model_dump_json().encode())
         digest.update(f"{self.seed} {sorted(self.excluded)}".encode())
         for images in filter(None, (self.normal, self.mixture, self.calibration)):
-            digest.update("\n".join(images.keys).encode())
-            digest.update(images.pixels.tobytes())
+            digest.update(repr((images.keys, images.patients)).encode())  # a patient's name decides its part
+            digest.update(np.ascontiguousarray(images.pixels))
         return digest.hexdigest()
 
 
@@ -236,7 +237,7 @@ def _train(
     for flow in (flow_normal, flow_mixture):
         flow.cpu()  # golden values are a CPU's
     report(Progress("maps", 0, 1, math.nan, math.nan))
-    bundle = _write(run, estimators, calibration, training, evaluation, _normals_for_maps(run, normal))
+    bundle = _write(run, estimators, calibration, training, evaluation, normals=_normals_for_maps(run, normal))
     report(Progress("maps", 1, 1, math.nan, math.nan))
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     group.wait()
@@ -380,6 +381,7 @@ def _write(
     calibration: Calibration,
     training: Training,
     evaluation: str,
+    *,
     normals: ImageSet,
 ) -> Bundle:
     """Write the bundle; its sums come last, for with them it is one."""
