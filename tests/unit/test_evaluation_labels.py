@@ -94,7 +94,8 @@ def test_an_image_may_have_several_labels_and_facts(folder: Path) -> None:
     found = table(folder, "file,label,patient,sex\nfour,flu,p1,M\nfour,pox,p1,M\n")
     assert found.images[0].labels == {"flu", "pox"}
     assert (found.images[0].patient, found.images[0].facts) == ("p1", {"sex": "M"})
-    assert found.patients_known
+    assert found.images[0].patient_known
+    assert not table(folder, "file,label\nfour,flu\n").images[0].patient_known
 
 
 def test_rows_of_an_npz_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A bundle against a site's own images: percentiles, p-values and probabilities that mean what they say."""
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,14 +13,16 @@ from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from tests.support.flows import tiny_bundle
-from triage.bundles import MIXTURE, NORMAL, Bundle
+from triage.bundles import MIXTURE, NORMAL, Bundle, write_bundle
 from triage.errors import ConfigurationError
 from workers.flows.estimators import BundleEstimators
+from workers.lab import recalibrate as recalibrate_module
 from workers.lab.cli import register
 from workers.lab.images import load
 from workers.lab.recalibrate import Site, recalibrate
 
 COUNT = 240
+CHECKS = np.kron(np.indices((8, 8)).sum(0) % 2, np.ones((8, 8))).astype(np.uint8) * 255
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +102,28 @@ def test_probabilities_agree_with_the_labels_and_follow_the_prior(site: Path, tm
 def test_one_strange_image_does_not_stretch_the_ranges(site: Path, tmp_path: Path) -> None:
     with np.load(site / "all.npz") as arrays:
         images = arrays["x"]
-    checks = np.kron(np.indices((8, 8)).sum(0) % 2, np.ones((8, 8))).astype(np.uint8) * 255
-    np.savez(tmp_path / "with.npz", x=np.concatenate([images, checks[None]]))
+    np.savez(tmp_path / "with.npz", x=np.concatenate([images, CHECKS[None]]))
     plain = calibrated(site, tmp_path / "plain").calibration.ranges
     found = Site.find(Bundle.open(site / "tiny"), [str(tmp_path / "with.npz")], [])
     made, notes = recalibrate(found, tmp_path / "local", device="cpu")
     assert any("unlike all the others" in note for note in notes)
     assert made.calibration.ranges.keys() == plain.keys()
+
+
+def test_a_normal_far_from_the_others_that_would_be_scored_is_a_reference(site: Path, tmp_path: Path) -> None:
+    """Else the next one like it would get a p-value that is too small."""
+    with np.load(site / "all.npz") as arrays:
+        images = arrays["x"]
+    np.savez(tmp_path / "with.npz", x=np.concatenate([images, CHECKS[None]]))
+    shutil.copytree(site / "tiny", tmp_path / "wide")
+    tiny = Bundle.open(tmp_path / "wide")
+    every = dict.fromkeys(calibrated(site, tmp_path / "plain").calibration.ranges, (-1e12, 1e12))
+    wide = write_bundle(tiny.folder, tiny.manifest, tiny.calibration.model_copy(update={"ranges": every}), tiny.card)
+    source = str(tmp_path / "with.npz")
+    found = Site.find(wide, [source], [source])
+    assert not recalibrate_module._plausible(recalibrate_module._measure(found, "cpu", lambda: None)).all()
+    made, _ = recalibrate(found, tmp_path / "local", device="cpu")
+    assert len(made.calibration.normal_reference) == made.calibration.images == COUNT + 1
 
 
 def test_too_few_images_or_labels_and_contradicting_labels(site: Path, tmp_path: Path) -> None:

@@ -28,11 +28,14 @@ Numbers = npt.NDArray[np.float64]
 def choose_device(name: str) -> torch.device:
     """Return the device named ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; auto takes a GPU if there is one.
 
+    On a GPU convolutions then compute in float32, not in TF32 as cuDNN would, and by its reproducible algorithms.
+
     Raises
     ------
     BundleError
         If there is no such device, or not on this machine.
     """
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):

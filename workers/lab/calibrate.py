@@ -12,6 +12,7 @@ from workers.flows.classifiers import Classifiers
 from workers.flows.fused import FusedFlows, latent_quantities
 from workers.flows.glow import dequantise
 from workers.flows.posterior import Posterior, coarse, estimates, quantities
+from workers.lab.evaluation.metrics import flag_threshold
 from workers.lab.fit import FlowGrid
 from workers.lab.image_set import ImageSet, Pixels
 from workers.lab.presets import Preset
@@ -125,7 +126,7 @@ def calibrate(
             "normal_reference": tuple(normal_reference),
         }
     )
-    points = tuple(point_at(whole, "flag_rate", rate, float(np.quantile(reference, 1 - rate))) for rate in FLAG_RATES)
+    points = tuple(point_at(whole, "flag_rate", rate, flag_threshold(reference, rate)) for rate in FLAG_RATES)
     return Calibration.model_validate(whole.model_copy(update={"operating_points": points}).model_dump())
 
 
@@ -195,6 +196,9 @@ def admissible(
 ) -> dict[str, tuple[float, float]]:
     """Return the range of every quantity in which an image is not unlike those of ``rows``.
 
+    Both ends count: what is far more abnormal than any image of the reference is unlike them, too, and unscored images
+    stay in arrival order.
+
     Parameters
     ----------
     rows : sequence of mapping of str to float
@@ -202,7 +206,7 @@ def admissible(
     margin_of : callable
         How far a quantity's range reaches beyond the extremes, in units of their distance.
     log_prior : (float, float) or None
-        A ratio that exact densities could have is never unlike.
+        Ratios down to the bound of exact densities are never unlike.
     """
     ranges: dict[str, tuple[float, float]] = {}
     for quantity in rows[0]:

@@ -127,6 +127,13 @@ def _show(metrics: dict[str, Any]) -> None:
         cells = (metrics[name]["labels"][label] for label in labels)
         table.add_row(name, *map(interval, cells), style="bold" if name == metrics["ranks_by"] else None)
     Console().print(table, markup=False)
+    unnamed = metrics["test"]["images_of_unnamed_patients"]
+    if unnamed:
+        typer.echo(
+            f"warning: of {unnamed} images nothing says whose they are; if some are of one patient the intervals are "
+            "too narrow: a column patient tells",
+            err=True,
+        )
     refused = metrics["not_scored"]
     if refused["total"]:
         typer.echo(f"not scored: {refused['total']} images, left out of the AUC")

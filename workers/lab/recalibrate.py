@@ -1,4 +1,4 @@
-"""A bundle's calibration against a site's own images: same weights, another frozen reference (flows.md, section 7)."""
+"""A bundle's calibration against a site's own images: same weights, another frozen reference."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +17,10 @@ from workers.flows.fused import latent_quantities
 from workers.flows.posterior import coarse, quantities
 from workers.flows.transform import to_flow_grid
 from workers.lab.calibrate import FLAG_RATES, admissible, point_at
-from workers.lab.evaluation.bootstrap import Scores
+from workers.lab.evaluation.bootstrap import Mask, Scores
 from workers.lab.evaluation.cases import Case, find_cases
 from workers.lab.evaluation.labels import match, read_labels
+from workers.lab.evaluation.metrics import flag_threshold
 from workers.lab.image_set import Pixels
 from workers.lab.probabilities import Method, least_labels, with_labels
 from workers.lab.rigour import LEAST_REFERENCES
@@ -138,18 +139,11 @@ def recalibrate(
     """
     new_bundle_folder(out)
     measured = _measure(site, device, advance)
-    kept, far = _plausible(site, measured)
+    template, ranges, kept = _admitted(site, measured)
     combined = measured.estimates[COMBINED]
-    reference = np.array([key in site.reference and ok for key, ok in zip(measured.keys, kept, strict=True)])
-    normal = np.array([key in site.normal and ok for key, ok in zip(measured.keys, kept, strict=True)])
+    reference, normal = (kept & np.isin(measured.keys, sorted(keys)) for keys in (site.reference, site.normal))
     count = int(reference.sum())
-    if count < LEAST_REFERENCES:
-        raise ConfigurationError(
-            f"{count} of {len(site.reference)} reference images can be scored: at least {LEAST_REFERENCES} are needed",
-            remedy=f"give {ENOUGH} or more unlabelled images of this site",
-        )
-    template = measured.coarse[reference].mean(axis=0)
-    rows = _with_likeness(measured, template)
+    _require(count, site)
     old = site.bundle.calibration
     new = Calibration.model_validate(
         old.model_dump()
@@ -164,14 +158,13 @@ def recalibrate(
             "probability": None,
             "operating_points": (),
             "template": tuple(template.round(3).tolist()),
-            "ranges": _ranges([row for row, inside in zip(rows, reference | normal, strict=True) if inside], old),
+            "ranges": ranges,
         }
     )
-    points = tuple(
-        point_at(new, "flag_rate", rate, float(np.quantile(combined[reference], 1 - rate))) for rate in FLAG_RATES
-    )
+    points = tuple(point_at(new, "flag_rate", rate, flag_threshold(combined[reference], rate)) for rate in FLAG_RATES)
     new = _with_labels(site, measured, kept, new.model_copy(update={"operating_points": points}))
-    notes = _notes(site, measured, new, far)
+    asked_for = np.isin(measured.keys, sorted(site.reference | site.normal))
+    notes = _notes(site, measured, new, int((asked_for & ~kept).sum()))
     return _write(site.bundle, new, out, notes), notes
 
 
@@ -226,11 +219,34 @@ def _with_likeness(measured: _Measured, template: Scores) -> list[dict[str, floa
     return rows
 
 
-def _plausible(site: Site, measured: _Measured) -> tuple[list[bool], int]:
-    """Return which images are near enough to the others to be a reference, and how many are not.
+def _admitted(site: Site, measured: _Measured) -> tuple[Scores, dict[str, tuple[float, float]], Mask]:
+    """Return the site's mean image, the admissible ranges, and which images are in them.
 
-    One test pattern among the reference would stretch every range until nothing is unlike.
+    The ranges come from images that are near enough to the others: one test pattern would stretch them until nothing is
+    unlike. But every image that will have a score has to be among the references, or the next one like it would get a
+    p-value that is too small.
     """
+    plausible = _plausible(measured)
+    wanted = plausible & np.isin(measured.keys, sorted(site.reference))
+    _require(int(wanted.sum()), site)
+    template = measured.coarse[wanted].mean(axis=0)
+    rows = _with_likeness(measured, template)
+    own = plausible & np.isin(measured.keys, sorted(site.reference | site.normal))
+    ranges = _ranges([row for row, inside in zip(rows, own, strict=True) if inside], site.bundle.calibration)
+    draft = site.bundle.calibration.model_copy(update={"ranges": ranges})
+    return template, ranges, np.array([not draft.check(row) for row in rows])
+
+
+def _require(count: int, site: Site) -> None:
+    if count < LEAST_REFERENCES:
+        raise ConfigurationError(
+            f"{count} of {len(site.reference)} reference images can be scored: at least {LEAST_REFERENCES} are needed",
+            remedy=f"give {ENOUGH} or more unlabelled images of this site",
+        )
+
+
+def _plausible(measured: _Measured) -> Mask:
+    """Return which images are near enough to the others."""
     ok = np.ones(len(measured.keys), dtype=bool)
     for name in measured.quantities[0]:
         values = np.array([row[name] for row in measured.quantities])
@@ -239,8 +255,7 @@ def _plausible(site: Site, measured: _Measured) -> tuple[list[bool], int]:
         if finite.any():
             low, middle, high = np.percentile(values[finite], [25, 50, 75])
             ok &= np.abs(np.where(finite, values, middle) - middle) <= FAR * max(high - low, 1e-9)
-    far = sum(key in site.reference | site.normal and not good for key, good in zip(measured.keys, ok, strict=True))
-    return ok.tolist(), far
+    return ok
 
 
 def _ranges(rows: Sequence[Mapping[str, float]], old: Calibration) -> dict[str, tuple[float, float]]:
@@ -258,7 +273,7 @@ def _sorted(values: Scores) -> tuple[float, ...]:
     return tuple(sorted(values.tolist()))
 
 
-def _labelled(site: Site, measured: _Measured, kept: Sequence[bool]) -> tuple[Scores, Scores]:
+def _labelled(site: Site, measured: _Measured, kept: Mask) -> tuple[Scores, Scores]:
     """Return the combined statistic of the labelled normal images, and of the labelled others."""
     combined = measured.estimates[COMBINED]
     pairs = [
@@ -271,7 +286,7 @@ def _labelled(site: Site, measured: _Measured, kept: Sequence[bool]) -> tuple[Sc
     return normal, abnormal
 
 
-def _with_labels(site: Site, measured: _Measured, kept: Sequence[bool], calibration: Calibration) -> Calibration:
+def _with_labels(site: Site, measured: _Measured, kept: Mask, calibration: Calibration) -> Calibration:
     """Add probabilities and thresholds by sensitivity, where the site has labels and they agree with the scores."""
     if not site.labels:
         return calibration
@@ -303,7 +318,7 @@ def _notes(site: Site, measured: _Measured, new: Calibration, far: int) -> list[
     if measured.refused:
         notes.append(f"{measured.refused} images were left out: the node would not score them")
     if far:
-        notes.append(f"{far} images were left out: they are unlike all the others")
+        notes.append(f"{far} images were left out: they are unlike all the others, and would have no score")
     if new.images < ENOUGH:
         notes.append(f"warning: {new.images} reference images make coarse percentiles; {ENOUGH} or more are better")
     if new.normal_reference and len(new.normal_reference) < ENOUGH:

@@ -112,7 +112,7 @@ class Run:
         digest.update(f"{self.seed} {sorted(self.excluded)}".encode())
         for images in filter(None, (self.normal, self.mixture, self.calibration)):
             digest.update(repr((images.keys, images.patients)).encode())  # a patient's name decides its part
-            digest.update(np.ascontiguousarray(images.pixels))
+            digest.update(np.ascontiguousarray(images.pixels).data)
         return digest.hexdigest()
 
 

@@ -33,7 +33,7 @@ class Case:
     names : frozenset of str
         Further names by which a table may call it: other files of the study, UIDs.
     patient : str
-        Whose it is; a hash where it comes from a DICOM header.
+        Whose it is; a hash where it comes from a DICOM header. Its key where that isn't known.
     facts : mapping of str to str
         ``age``, ``sex``, ``view`` and ``device`` as far as the header has them.
     files : tuple of Path
@@ -122,13 +122,14 @@ def _study_case(folder: Path, files: Sequence[tuple[Path, Dataset]], grid: Prepr
     places = [printable(path.relative_to(folder)) for path, _ in files]
     first = files[0][1]
     names = {*places[1:], *(source.sop_instance_uid for source in sources), str(first.get("StudyInstanceUID", ""))}
-    patient = str(first.get("PatientID", "") or places[0])
+    patient = str(first.get("PatientID", "") or "")
 
     def read() -> Pixels:
         return prepare(sources, {modality: grid}).model_input.pixels
 
     paths = tuple(path for path, _ in files)
-    return Case(places[0], frozenset(names - {""}), hashed(patient), _facts(first), paths, read)
+    owner = hashed(patient) if patient else places[0]
+    return Case(places[0], frozenset(names - {""}), owner, _facts(first), paths, read)
 
 
 def _facts(ds: Dataset) -> dict[str, str]:

@@ -36,6 +36,11 @@ class Labelled:
         """Whether it is a negative."""
         return NORMAL_LABEL in self.labels
 
+    @property
+    def patient_known(self) -> bool:
+        """Whether anything says whose it is; else it counts as a patient of its own."""
+        return self.patient != self.case.key
+
 
 @dataclass(frozen=True)
 class Matched:
@@ -49,14 +54,11 @@ class Matched:
         Files of the table that are no image, or more than one.
     cases : list of str
         Images without a row.
-    patients_known : bool
-        Whether the table names the patients.
     """
 
     images: list[Labelled]
     rows: list[str] = field(default_factory=list)
     cases: list[str] = field(default_factory=list)
-    patients_known: bool = False
 
 
 def read_labels(path: Path) -> list[Row]:
@@ -153,7 +155,7 @@ def match(rows: Sequence[Row], places: Sequence[Place]) -> Matched:
         )
     images = [_labelled(case, found[number]) for number, case in every.items() if number in found]
     others = [case.key for number, case in every.items() if number not in found]
-    return Matched(images, lost, others, any("patient" in row.facts for row in rows))
+    return Matched(images, lost, others)
 
 
 class _Finder:

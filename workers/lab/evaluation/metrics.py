@@ -120,13 +120,18 @@ def fixed_sensitivity(scores: Scores, abnormal: Mask, wanted: float) -> dict[str
 
 
 def fixed_flag_rate(scores: Scores, abnormal: Mask, rate: float) -> dict[str, Any]:
+    """Return what flagging at most a share ``rate`` of these images does; see `flag_threshold`."""
+    return {"wanted": rate} | at_threshold(scores, abnormal, flag_threshold(scores, rate))
+
+
+def flag_threshold(scores: Scores, rate: float) -> float:
     """Return the lowest threshold that flags at most a share ``rate`` of these images (at least one image)."""
     ordered = np.sort(scores)[::-1]
     room = max(1, int(np.floor(rate * len(ordered) + 1e-9)))
     threshold = ordered[room - 1]
     if room < len(ordered) and ordered[room] == threshold and (ordered > threshold).any():
         threshold = ordered[ordered > threshold][-1]  # ties that would not all fit stay unflagged
-    return {"wanted": rate} | at_threshold(scores, abnormal, float(threshold))
+    return float(threshold)
 
 
 def age_band(age: str) -> str:
@@ -236,8 +241,8 @@ def level_metrics(scored: Scored, settings: Bootstrap) -> list[dict[str, Any]]:
 def bound_metrics(scored: Scored, log_prior: tuple[float, float] | None) -> dict[str, Any] | None:
     """Return how often the plain ratio breaks its bound, None where the share of normals isn't known.
 
-    Exact densities obey log p(x) - log p(x|normal) >= ln(share of normals in the mixture); flows don't (flows.md,
-    section 1), and as many do not, as many ratios are no log posteriors.
+    Exact densities obey log p(x) - log p(x|normal) >= ln(share of normals in the mixture); flows don't: as many
+    of their ratios as break it are no log posteriors.
     """
     if log_prior is None:
         return None

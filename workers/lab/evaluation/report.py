@@ -100,9 +100,9 @@ def measure(evaluation: Evaluation, scored: Scored, labels: list[str]) -> dict[s
     """Return ``metrics.json``."""
     bundle, matched = evaluation.bundle, evaluation.matched
     people = {image.patient for image in scored.images}
-    settings = Bootstrap(
-        draws=evaluation.draws, resampled="patients" if len(people) < len(scored) else "images (one a patient)"
-    )
+    unnamed = sum(not image.patient_known for image in scored.images)
+    resampled = f"patients, and {unnamed} images of which nothing says whose they are" if unnamed else "patients"
+    settings = Bootstrap(draws=evaluation.draws, resampled=resampled)
     estimators = {
         name: estimator_metrics(values, scored, labels, settings) for name, values in scored.estimates.items()
     }
@@ -123,6 +123,7 @@ def measure(evaluation: Evaluation, scored: Scored, labels: list[str]) -> dict[s
             "images_labelled": len(matched.images),
             "images_scored": len(scored),
             "patients_scored": len(people),
+            "images_of_unnamed_patients": unnamed,
             "rows_without_image": matched.rows,
             "images_without_row": matched.cases,
         },
