@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
+from sklearn.metrics import roc_auc_score
 
-from tests.bench.estimators import TASKS, Data, Task, Truth, area, summary
+from tests.bench.estimators import TASKS, Data, Task, summary
 from triage.logs import configure_logging
 from workers.flows.posterior import Posterior
 from workers.flows.relevance import Standard, raw_maps
@@ -141,7 +142,7 @@ def measure(
     name: str, data: Data, variants: Mapping[str, Callable[[Preset], Preset]], seeds: int, console: Console
 ) -> dict[str, dict[str, object]]:
     """Return every variant's and statistic's summary on one task."""
-    runs: dict[str, list[tuple[Numbers, Truth]]] = {}
+    runs: dict[str, list[tuple[Numbers, Task]]] = {}
     for seed in range(seeds):
         task = TASKS[name](data, seed)
         ratios = []
@@ -149,13 +150,13 @@ def measure(
             posterior, grid = pair(task, change(task.preset), seed)
             found = statistics(posterior, grid, task.normal.pixels, task.test)
             ratio = found["plain ratio"]
-            told = area(ratio[~task.abnormal], ratio[task.abnormal])
+            told = roc_auc_score(task.abnormal, ratio)
             console.print(f"{name}, seed {seed}: {variant}, plain ratio {told:.3f}", highlight=False)
             ratios.append((ratio - ratio.mean()) / ratio.std())
             for statistic, values in found.items():
-                runs.setdefault(f"{variant}: {statistic}", []).append((values, task.abnormal))
+                runs.setdefault(f"{variant}: {statistic}", []).append((values, task))
         if len(ratios) > 1:
-            runs.setdefault("all variants: mean ratio", []).append((np.mean(ratios, 0), task.abnormal))
+            runs.setdefault("all variants: mean ratio", []).append((np.mean(ratios, 0), task))
     return {estimator: summary(rows) for estimator, rows in runs.items()}
 
 

@@ -3,12 +3,14 @@
     .venv/bin/python -m tests.bench.impostors [--count 120] [--json]
 
 Real: chests and head CTs of the half of the patients on which no gate was made (the head gate's older bounds saw all of
-CT-ICH), those heads as they are and of other builds, turned and leaning a little; and the studies in DICOM files. On
-their own: heads with large lesions drawn into them (`tests.bench.true_heads`).
+CT-ICH), those heads as they are and of other builds, turned and leaning a little. On their own: heads with large
+lesions drawn into them (`tests.bench.true_heads`), and the studies in DICOM files: some of their patients tuned the
+gates.
 Impostors are counted in two groups: "known" are of kinds that examples of the gates were of, too, or for which a gate
 got a look of its own, though of other patients; "fresh" are of kinds that made no gate: `tests.bench.false_chests`,
 `tests.bench.false_heads` (`_structured`, `_odd`), other radiographs and slices of public collections. Photographs come
-with scikit-image and scikit-learn where those are installed. Shares with 95 % Wilson intervals.
+with scikit-image and scikit-learn where those are installed. Shares with 95 % Wilson intervals, as if every
+picture were another's: many are made of the same heads.
 """
 
 import argparse
@@ -37,6 +39,7 @@ from workers.images.gate_bct import check_head
 from workers.images.gate_cxr import check_frontal_chest
 from workers.images.pixels import grey_frame
 from workers.images.resample import head_frame
+from workers.lab.evaluation.metrics import wilson
 
 Picture = npt.NDArray[np.floating]
 
@@ -51,13 +54,6 @@ OTHER_SLICES = (
 )
 KNOWN_HEADS = false_heads.KNOWN | false_heads_structured.KNOWN
 KINDS = ("real", "drawn ill", "impostor, known", "impostor, fresh", "impostor")
-
-
-def wilson(found: int, count: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of a share."""
-    z, share = 1.96, found / count
-    middle, spread = share + z * z / (2 * count), z * np.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
-    return float((middle - spread) / (1 + z * z / count)), float((middle + spread) / (1 + z * z / count))
 
 
 def passes_chest(picture: Picture) -> bool:
@@ -161,7 +157,7 @@ def measure(count: int) -> dict[str, dict[str, float]]:
     for name, head in tracked([*true_heads.ill(volumes, rng)], "BCT, ill"):
         rows.setdefault(f"BCT drawn ill: {name}", []).append(passes_head(head))
     for modality, sources in studies():
-        rows.setdefault(f"{modality} real: DICOM studies", []).append(passes_study(sources))
+        rows.setdefault(f"{modality} DICOM studies, some of which tuned", []).append(passes_study(sources))
     some = np.concatenate(chests)
     with tempfile.TemporaryDirectory() as name, tarfile.open(shared("data", "dicom.tar.xz")) as archive:
         archive.extractall(name, filter="data")

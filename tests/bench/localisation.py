@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
-from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
 from tests.support.lesions import lungs, plant
 from tests.support.peers import shared
@@ -86,13 +86,6 @@ def figure(values: npt.ArrayLike, patients: npt.NDArray[np.int64]) -> Figure:
     drawn = np.random.default_rng(0).choice(each, (2000, len(each))).mean(1)
     low, high = np.percentile(drawn, (2.5, 97.5))
     return Figure(float(each.mean()), float(low), float(high))
-
-
-def auc(scores: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]) -> float:
-    """Return the AUC of ``scores``."""
-    positive = int(truth.sum())
-    ranks = rankdata(scores)[truth]
-    return float((ranks.sum() - positive * (positive + 1) / 2) / (positive * (len(truth) - positive)))
 
 
 def resized(maps: Maps, size: tuple[int, ...]) -> Maps:
@@ -186,14 +179,15 @@ def cxr(models: Path, data: Path, wanted: str) -> Figures:
     patients = np.repeat(np.arange(len(tested)), LESIONS_EACH)
     planted = [plant(tested[p], n) for n, p in enumerate(patients)]
     images, masks = np.stack([p.pixels for p in planted]), np.stack([p.mask for p in planted])
-    inside = np.stack([lungs(tested[p]) for p in patients]) | masks
+    inside = np.stack([lungs(tested[p]) for p in patients])
 
     def figures(maps: Maps) -> dict[str, Figure]:
         """Return what the maps of all images, or of the first ones, find."""
         fine = resized(maps, images.shape[1:]) if maps.shape[1:] != images.shape[1:] else maps
         there = masks[: len(fine)]
-        whole = [auc(m.ravel(), k.ravel()) for m, k in zip(fine, there, strict=True)]
-        within = [auc(m[i], k[i]) for m, k, i in zip(fine, there, inside[: len(fine)], strict=True)]
+        whole = [roc_auc_score(k.ravel(), m.ravel()) for m, k in zip(fine, there, strict=True)]
+        # Of a lesion only what lies there: outside of the lungs every place would be one.
+        within = [roc_auc_score(k[i], m[i]) for m, k, i in zip(fine, there, inside[: len(fine)], strict=True)]
         hits = [k[np.unravel_index(m.argmax(), m.shape)] for m, k in zip(fine, there, strict=True)]
         rows = {"pixel AUC": whole, "within lungs": within, "pointing game": hits}
         return {name: figure(values, patients[: len(fine)]) for name, values in rows.items()}
@@ -275,7 +269,7 @@ def bct(models: Path, data: Path, wanted: str) -> Figures:
     volumes = np.stack([head.pixels for head in tested])
 
     def figures(strengths: list[npt.NDArray[np.float64]]) -> dict[str, Figure]:
-        areas = [auc(s, head.bleeds) for s, head in zip(strengths, tested, strict=True)]
+        areas = [roc_auc_score(head.bleeds, s) for s, head in zip(strengths, tested, strict=True)]
         first = [head.bleeds[s.argmax()] for s, head in zip(strengths, tested, strict=True)]
         patients = np.arange(len(tested))
         return {"slice AUC": figure(areas, patients), "first slice": figure(first, patients)}

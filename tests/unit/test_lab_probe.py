@@ -110,21 +110,29 @@ def test_too_few_images() -> None:
     assert "not possible" in str(found)
 
 
-def test_images_of_one_patient_share_a_fold() -> None:
+@pytest.mark.parametrize("patients", [24, 12])
+def test_images_of_one_patient_share_a_fold(patients: int) -> None:
     """Each patient's images carry a mark of their own: by image it would be learned by heart."""
     rng = np.random.default_rng(3)
     images = scenes(120, 4).astype(float)
-    owners = np.repeat(np.arange(24), 5)
-    images += rng.normal(0, 12, (24, 64, 64))[owners] * (owners % 5 == 0)[:, None, None]
+    owners = np.repeat(np.arange(patients), 120 // patients)
+    images += rng.normal(0, 12, (patients, 64, 64))[owners] * (owners % 5 == 0)[:, None, None]
     images = np.clip(images, 0, 255).astype(np.uint8)
     names = [f"p{owner}" for owner in owners]
-    first = owners < 12
+    first = owners < patients // 2
     found = probe(
         of_rows(images[first], [n for n, f in zip(names, first, strict=True) if f]),
         of_rows(images[~first], [n for n, f in zip(names, first, strict=True) if not f]),
     )
     assert found.auc is not None
     assert found.auc < 0.75
+    assert "too few patients" not in str(found)
+
+
+def test_too_few_patients_to_go_by_is_told() -> None:
+    found = probe(of_rows(scenes(30, 0), ["one"] * 30), of_rows(scenes(30, 1), ["other"] * 30))
+    assert found.auc is not None
+    assert "too few patients" in str(found)
 
 
 def test_flat_images_have_features_too() -> None:

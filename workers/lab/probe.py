@@ -141,12 +141,16 @@ def probe(
     if min(counts) < LEAST:
         few = f"needs {LEAST} images of either set that the other hasn't"
         return Acquisition(None, None, {}, (), *counts, shared, few)
-    groups = _patients(patients, abnormal)
-    scores = _told(rows, abnormal, groups)
+    groups, folds = _grouped(patients, abnormal)
+    if groups != patients:
+        note = "; ".join(filter(None, (note, "too few patients to go by: an image may be recognised by its patient")))
+    scores = _told(rows, abnormal, groups, folds)
     auc, interval = auc_interval(scores, abnormal, groups, Bootstrap(draws=500))
     parts = {name: _only(rows, name) for name in GROUPS}
     by_group = {
-        name: float(roc_auc_score(abnormal, _told(part, abnormal, groups))) for name, part in parts.items() if any(part)
+        name: float(roc_auc_score(abnormal, _told(part, abnormal, groups, folds)))
+        for name, part in parts.items()
+        if any(part)
     }
     return Acquisition(auc, interval, by_group, _tells(rows, abnormal), *counts, shared, note)
 
@@ -177,11 +181,14 @@ def _chosen(normal: Sequence[Raw], mixture: Sequence[Raw], seed: int) -> tuple[t
     return (one, other), len(here & there)
 
 
-def _patients(patients: Sequence[str], abnormal: npt.NDArray[np.bool_]) -> list[str]:
-    """Return the patients; images stand for themselves where folders make too few patients to cross-validate by."""
+def _grouped(patients: Sequence[str], abnormal: npt.NDArray[np.bool_]) -> tuple[list[str], int]:
+    """Return whose every image is and how many folds to make, two patients of either set in each.
+
+    Where there are too few for that, every image stands for itself.
+    """
     names = np.array(patients)
-    enough = min(len(set(names[~abnormal])), len(set(names[abnormal]))) >= 2 * FOLDS
-    return list(patients) if enough else [str(number) for number in range(len(patients))]
+    folds = min(FOLDS, len(set(names[~abnormal])) // 2, len(set(names[abnormal])) // 2)
+    return (list(patients), folds) if folds >= 2 else ([str(number) for number in range(len(patients))], FOLDS)
 
 
 def _only(rows: Sequence[Features], group: str) -> list[Features]:
@@ -200,11 +207,13 @@ def _matrix(rows: Sequence[Features]) -> tuple[npt.NDArray[np.float64], list[str
     return known, names
 
 
-def _told(rows: Sequence[Features], abnormal: npt.NDArray[np.bool_], groups: Sequence[str]) -> npt.NDArray[np.float64]:
+def _told(
+    rows: Sequence[Features], abnormal: npt.NDArray[np.bool_], groups: Sequence[str], count: int
+) -> npt.NDArray[np.float64]:
     """Return held-out probabilities of the mixture: the mean of a linear and of a small boosted model."""
     matrix, _ = _matrix(rows)
     found = np.zeros(len(rows))
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=0)
     for train, test in folds.split(matrix, abnormal, groups):
         models = (
             make_pipeline(

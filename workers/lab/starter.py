@@ -5,18 +5,20 @@ holds ``cxr_adult.npz`` and ``bct_ctich.npz``. One thread, one seed: the same ma
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from triage.bundles import Bundle
 from triage.calibration import Calibration
 from triage.errors import ConfigurationError
 from triage.manifest import DataSource
-from workers.lab.auc import auc
-from workers.lab.calibrate import Measurer, estimate
+from workers.lab.calibrate import Measurer, Numbers, estimate
+from workers.lab.evaluation.bootstrap import Bootstrap, auc_interval
 from workers.lab.image_set import ImageSet
 from workers.lab.images import load
 from workers.lab.order import look
@@ -66,9 +68,12 @@ RECIPES: dict[str, Recipe] = {
         },
         calibration_on_test=False,
         summary="Adult frontal chest X-rays at low resolution, for trying the node out.",
-        note="All test images come from one source and their patients from no training set; radiologists read them. "
-        "The classifier's recipe (penalties, artificial abnormalities) was chosen while its AUC on these images was "
-        "looked at: expect a little less on others.",
+        note="All test images come from one source, and radiologists read them. No test patient is in a training set, "
+        "as far as patients are named: of the normal set's images nothing says whose they are. What the recipe is (the "
+        "flows' grid, start and views, the classifiers' penalties, statistics and artificial abnormalities) was chosen "
+        "while AUC on these very images was looked at: expect less on others, by every estimator. The estimators were "
+        "weighed by how they tell held-out images of the two sets apart, which come from two sources: one that learned "
+        "the source weighs more. (Measured over three seeds: 0.823 by these weights, 0.819 by the preset's.)",
         data=(
             NIH,
             DataSource(
@@ -159,21 +164,27 @@ def evaluation_section(
     names = list(normal)
     lines = [
         "## How good it is",
-        f"AUC with 95 % bootstrap interval on images that no estimator was trained on. {recipe.note}\n",
+        f"AUC with 95 % bootstrap interval (of patients) on images that no estimator was trained on. {recipe.note}\n",
         f"| label | {' | '.join(names)} |",
         "|---" * (len(names) + 1) + "|",
     ]
     for label, images in test_abnormal.items():
         abnormal = estimate(measure, calibration, images.pixels)
         truth = np.arange(len(test_normal) + len(images)) >= len(test_normal)
-        cells = [str(auc(np.concatenate([normal[name], abnormal[name]]), truth)) for name in names]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        patients = test_normal.patients + images.patients
+        cells = [_cell(np.concatenate([normal[name], abnormal[name]]), truth, patients) for name in names]
+        lines.append(f"| {label} ({len(images)}; {len(test_normal)} normal) | " + " | ".join(cells) + " |")
     lines.append(
         "\n`combined` ranks; `log_prob_normal` and `plain_ratio` are the paper's quantities. Small sets give wide "
         "intervals, and an interval that reaches 0.5 means that nothing was shown. Other scanners, ages and processing "
         "were not tested."
     )
     return "\n".join(lines) + "\n"
+
+
+def _cell(scores: Numbers, abnormal: npt.NDArray[np.bool_], patients: Sequence[str]) -> str:
+    area, ends = auc_interval(scores, abnormal, patients, Bootstrap())
+    return f"{area:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else f"{area:.2f}"
 
 
 def main(arguments: list[str]) -> None:

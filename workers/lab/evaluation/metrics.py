@@ -92,14 +92,15 @@ def at_threshold(scores: Scores, abnormal: Mask, threshold: float) -> dict[str, 
     return {
         "threshold": float(threshold),
         "sensitivity": hits / n_abnormal,
-        "sensitivity_ci95": _wilson(hits, n_abnormal),
+        "sensitivity_ci95": wilson(hits, n_abnormal),
         "specificity": cleared / n_normal,
-        "specificity_ci95": _wilson(cleared, n_normal),
+        "specificity_ci95": wilson(cleared, n_normal),
         "flag_rate": float(flagged.mean()),
     }
 
 
-def _wilson(hits: int, trials: int) -> list[float]:
+def wilson(hits: int, trials: int) -> list[float]:
+    """Return the 95 % Wilson interval of a share."""
     interval = binomtest(hits, trials).proportion_ci(method="wilson")
     return [float(interval.low), float(interval.high)]
 
