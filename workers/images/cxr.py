@@ -106,7 +106,7 @@ def _notes(views: Sequence[str], radiographs: int, reasons: Sequence[str]) -> li
     if radiographs > 1:
         notes.append(f"{len(views)} of {radiographs} radiographs")
     if len(views) > 1:
-        notes.append("the most abnormal one counts")
+        notes.append("the most abnormal one counts; its percentile is one among single images")
     return notes + [f"not scored: {reason}" for reason in dict.fromkeys(reasons)]
 
 
