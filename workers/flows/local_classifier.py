@@ -13,17 +13,15 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool3d, conv2d, grid_sample, interpolate, linear, pad, relu
 
 from triage.bundles import LOCAL, Bundle
-from triage.errors import BundleError
 from triage.manifest import Local
 from workers.flows.intracranial import Mask, inside_skull
 from workers.flows.local_volume import NOTHING, Reading, SliceStandard
 from workers.flows.slices import smoothed_slices
+from workers.flows.tensors import read
 
 Maps = npt.NDArray[np.float64]
 Grey = npt.NDArray[np.uint8]
@@ -221,20 +219,9 @@ class LocalClassifier:
         spec = bundle.manifest.local
         if spec is None:
             return None
-        problem = f"bundle {bundle.name}: {LOCAL} doesn't hold what the manifest says"
-        try:
-            tensors = load_file(bundle.folder / LOCAL)
-        except (OSError, SafetensorError) as exc:
-            raise BundleError(problem, remedy="get the bundle again") from exc
         size, expected = bundle.preprocessing.size, shapes(spec)
         expected |= SliceStandard.shapes(spec, size[0]) if len(size) == 3 else {}
-        if (
-            {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected
-            or not all(t.is_floating_point() and bool(torch.isfinite(t).all()) for t in tensors.values())
-            or not all(bool((tensors[name] > 0).all()) for name in _POSITIVE & tensors.keys())
-        ):
-            raise BundleError(problem, remedy="get the bundle again")
-        return cls(spec, tensors, device)
+        return cls(spec, read(bundle, LOCAL, expected, positive=_POSITIVE & expected.keys()), device)
 
     def __call__(self, pixels: Grey) -> float:
         """Return the value of one image on the bundle's grid, (H, W) or (D, H, W): higher for the more abnormal."""
