@@ -23,24 +23,9 @@ from pydantic import TypeAdapter, ValidationError
 from triage.calibration import Calibration
 from triage.config.schema import Models
 from triage.errors import BundleError, ConfigurationError
-from triage.manifest import Architecture, Classifier, InputTransform, Local, Manifest, Name, Preprocessing, Training
+from triage.manifest import Architecture, InputTransform, Manifest, Name, Preprocessing
 
-__all__ = [
-    "Architecture",
-    "Bundle",
-    "Calibration",
-    "Classifier",
-    "InputTransform",
-    "Local",
-    "Manifest",
-    "Preprocessing",
-    "Training",
-    "find_bundle",
-    "list_bundles",
-    "models_folder",
-    "write_bundle",
-]
-
+MODALITIES = ("CXR", "BCT")
 SUMS = "SHA256SUMS"
 MANIFEST = "bundle.toml"
 NORMAL = "normal.safetensors"
@@ -307,6 +292,18 @@ def find_bundle(models: Models, modality: str) -> Bundle | None:
             remedy=f"set models.{modality.lower()} to another bundle",
         )
     return bundle
+
+
+def active_bundles(models: Models) -> dict[str, Bundle]:
+    """Return the bundles that score, by modality; see `find_bundle`.
+
+    Raises
+    ------
+    BundleError
+        If one is missing, altered or made for another modality.
+    """
+    found = ((modality, find_bundle(models, modality)) for modality in MODALITIES)
+    return {modality: bundle for modality, bundle in found if bundle is not None}
 
 
 def list_bundles(folder: Path) -> list[Path]:

@@ -5,6 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from triage.calibration import COMBINED, FLOWS, LOCAL_CLASSIFIER, SET_CLASSIFIER
+
 Size = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=2, max_length=3)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -301,6 +303,13 @@ class Manifest(_Part):
     classifier: Classifier | None = None
     local: Local | None = None
     training: Training
+
+    @property
+    def estimators(self) -> tuple[str, ...]:
+        """The names of what the bundle tells of an image; see `workers.flows.estimators`."""
+        classifiers = ((SET_CLASSIFIER, self.classifier), (LOCAL_CLASSIFIER, self.local))
+        there = (name for name, section in classifiers if section is not None)
+        return "log_prob_normal", "plain_ratio", FLOWS, *there, COMBINED
 
     @model_validator(mode="after")
     def _grids_fit(self) -> Self:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from triage.bundles import find_bundle
+from triage.bundles import MODALITIES, find_bundle
 from triage.config import Configuration
 from triage.errors import BundleError
 from workers.flows.engine import Engine
@@ -32,7 +32,7 @@ def device(config: Configuration) -> Iterator[Row]:
         yield "device", "failed", f"{asked}: torch sees no CUDA device", 'set worker.device = "auto" or "cpu"'
         return
     yield "device", "ok", f"{name} (torch {torch.__version__}, {torch.get_num_threads()} threads)", ""
-    for modality in ("CXR", "BCT"):
+    for modality in MODALITIES:
         try:
             bundle = find_bundle(config.models, modality)
             if bundle is not None:

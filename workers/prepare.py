@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from celery import Celery
 
-from triage.bundles import Bundle, find_bundle
+from triage.bundles import active_bundles
 from triage.config import Configuration
 from triage.deliver import Negotiator
 from triage.dispatch import Doorbell
@@ -54,11 +54,7 @@ class NodeTasks:
         self._pulse = pulse
         self._publisher = Publisher(config, ledger, self._store)
         self._negotiator = Negotiator(config.listen.ae_title)
-        self._bundles: dict[str, Bundle] = {}
-        for modality in ("CXR", "BCT"):
-            bundle = find_bundle(config.models, modality)
-            if bundle is not None:
-                self._bundles[modality] = bundle
+        self._bundles = active_bundles(config.models)
         self._report_not_scored = any("not_scored" in d.send for d in config.destination)
         self._maps_wanted = any(HEATMAP in d.send for d in config.destination)
 

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from celery import Celery
 
-from triage.bundles import find_bundle
+from triage.bundles import active_bundles
 from triage.config import Configuration
 from triage.errors import BundleError
 from triage.messages import ModelInput, Relevance, Score, Stage
@@ -32,11 +32,9 @@ def load_engines(config: Configuration) -> dict[str, Engine]:
         If a bundle is missing, altered or unknown.
     """
     engines = {}
-    for modality in ("CXR", "BCT"):
-        bundle = find_bundle(config.models, modality)
-        if bundle is not None:
-            engines[bundle.digest] = Engine(bundle, config.worker.device, precision=config.worker.precision)
-            log.info("bundle_loaded", bundle=bundle.name, version=bundle.version, digest=bundle.digest)
+    for bundle in active_bundles(config.models).values():
+        engines[bundle.digest] = Engine(bundle, config.worker.device, precision=config.worker.precision)
+        log.info("bundle_loaded", bundle=bundle.name, version=bundle.version, digest=bundle.digest)
     return engines
 
 

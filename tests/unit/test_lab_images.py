@@ -12,12 +12,11 @@ from pydicom import dcmread
 from tests.support.peers import shared
 from triage.errors import ConfigurationError, NotScoredError
 from triage.manifest import Preprocessing
-from workers.lab.acquisition import of_folder
-from workers.lab.folders import files_below
+from workers.lab.acquisition import of_found
+from workers.lab.folders import files_below, listed
 from workers.lab.image_set import ImageSet, linked
-from workers.lab.images import load
+from workers.lab.images import load, load_with_raw
 from workers.lab.presets import find_preset
-from workers.lab.probe import raw_images
 from workers.lab.train import Run, split
 
 GRID = Preprocessing(size=(64, 64), grey_levels=256)
@@ -269,7 +268,7 @@ def test_one_odd_file_is_left_out_and_ends_nothing(
     written(pictures[0], tmp_path / "a.png")
     spoil(tmp_path / name, pictures[1])
     assert len(load([str(tmp_path)], GRID, "CXR")) == 1
-    odd = {raw.identity: raw for raw in of_folder(tmp_path)}
+    odd = {image.key: of_found(image) for image in listed(tmp_path)}
     assert len(odd) == 2
     unreadable = 0
     for raw in odd.values():
@@ -284,6 +283,6 @@ def test_the_probe_looks_at_what_is_trained_on_alone(tmp_path: Path, pictures: n
     for number in range(3):
         written(pictures[number], tmp_path / f"p{number}/a.png")
     written(np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8), tmp_path / "noise.png")
-    images = load([str(tmp_path)], GRID, "CXR")
-    assert {raw.identity for raw in raw_images([str(tmp_path)], images)} == set(images.keys)
-    assert len(raw_images([str(tmp_path)], images, images.keys[:2])) == 2
+    loaded = load_with_raw([str(tmp_path)], GRID, "CXR")
+    assert len(loaded.images) == 3
+    assert [raw.identity for raw in loaded.raw.values()] == list(loaded.raw) == list(loaded.images.keys)

@@ -9,7 +9,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from tests.support.peers import shared
-from workers.lab.acquisition import of_folder, of_pixels, of_rows
+from workers.lab.acquisition import of_found, of_pixels, of_rows
+from workers.lab.folders import listed
 from workers.lab.probe import Acquisition, probe
 
 
@@ -78,7 +79,7 @@ def test_a_quality_of_jpeg_tells(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for number, image in enumerate(scenes(30, seed)):
             Image.fromarray(image).save(tmp_path / name / f"{number}.jpg", quality=quality)
-    found = probe(of_folder(tmp_path / "normal"), of_folder(tmp_path / "mixture"))
+    found = probe(*([of_found(image) for image in listed(tmp_path / name)] for name in ("normal", "mixture")))
     assert found.auc is not None
     assert found.auc > 0.9
     assert any("jpeg_quantisation" in tell for tell in found.tells)
@@ -141,7 +142,7 @@ def test_flat_images_have_features_too() -> None:
 
 
 def test_dicom_headers_are_features() -> None:
-    features = of_folder(shared("data", "dicom_cxr"))[0].features()
+    features = of_found(next(listed(shared("data", "dicom_cxr")))).features()
     assert features["header.Manufacturer"] == "Wrapped public data"
     assert features["header.Rows"] == 1024.0
     assert "noise.detail1" in features

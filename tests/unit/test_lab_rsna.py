@@ -50,7 +50,7 @@ def test_a_folder_in_the_challenge_s_layout(tmp_path: Path) -> None:
     assert len(images) == 32
     assert {image.label for image in images} == {"normal", OPACITY, OTHER}
     sets = divide(images)
-    normal, mixture = training_sets(sets, GRID)
+    normal, mixture = (loaded.images for loaded in training_sets(sets, GRID))
     assert len(normal) <= len(sets.normal)
     assert len(normal) > 10
     assert set(normal.keys) & set(mixture.keys)

@@ -92,7 +92,6 @@ def test_dead_letters(ledger: Ledger, clock: Clock) -> None:
     assert ledger.due_outbox("pacs", 10) == []
     assert [i.id for i in ledger.list_outbox("dead", None, 10)] == [item.id]
     assert ledger.list_outbox("dead", "archive", 10) == []
-    assert ledger.outbox_counts() == {("pacs", OutboxState.DEAD): 1}
     ledger.outbox_requeue(item.id, "operator")
     (again,) = ledger.due_outbox("pacs", 10)
     assert (again.id, again.attempts) == (item.id, 0)

@@ -236,7 +236,3 @@ def test_one_leader(ledger: Ledger, clock: Clock) -> None:
     clock.go(3)
     assert ledger.acquire_leader("dispatcher", "b", 10)
     assert not ledger.acquire_leader("dispatcher", "a", 10)
-    ledger.release_leader("dispatcher", "a")
-    assert not ledger.acquire_leader("dispatcher", "a", 10)
-    ledger.release_leader("dispatcher", "b")
-    assert ledger.acquire_leader("dispatcher", "a", 10)

@@ -192,12 +192,11 @@ def test_a_folded_network_is_the_network() -> None:
     assert of_image[0, 0] == pytest.approx(pooled.mean(0).numpy(), abs=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(64, 48), (8, 32, 32)])
-def test_what_is_planted_brightens_where_it_is_said_to_be(shape: tuple[int, ...]) -> None:
-    image = np.random.default_rng(0).integers(40, 60, shape).astype(np.float32)
+def test_what_is_planted_brightens_where_it_is_said_to_be() -> None:
+    image = np.random.default_rng(0).integers(40, 60, (64, 48)).astype(np.float32)
     for seed in range(12):
         made, place = with_place(image, np.random.default_rng(seed), faint=0.3, plain=1.0)
-        assert made.shape == place.shape == shape
+        assert made.shape == place.shape == image.shape
         assert set(np.unique(place)) <= {0, 1}
         assert (made >= image - 1e-3).all()
         if place.any():

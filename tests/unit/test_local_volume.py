@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from tests.support.heads import a_head, from_middle
 from triage.manifest import Local
+from workers.flows.intracranial import inside_skull
 from workers.flows.local_classifier import LocalClassifier
 from workers.flows.local_volume import NOTHING, Reading, SliceStandard
 from workers.lab.fit_local import fit_local
@@ -141,7 +142,7 @@ def test_a_slice_is_compared_with_the_same_of_normals() -> None:
 def test_a_slice_with_little_brain_stands_back() -> None:
     pixels = a_head(0, SIZE)
     logits = np.zeros((1, 14, 24, 24))
-    reading = Reading.of(logits, pixels, SPEC.model_copy(update={"members": 1}))
+    reading = Reading.of(logits, inside_skull(pixels), SPEC.model_copy(update={"members": 1}))
     standard = SliceStandard(np.zeros((1, 14)), np.ones((1, 14)))
     plain, discounted = (reading.standardised(standard, extent).max((1, 2)) for extent in (0.0, 1.0))
     area = reading.inside.sum((1, 2))

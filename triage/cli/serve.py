@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from triage.bundles import find_bundle
+from triage.bundles import MODALITIES, active_bundles
 from triage.cli.context import ConfigOption, loaded_of
 from triage.config import Configuration
 from triage.errors import ConfigurationError
@@ -71,9 +71,9 @@ def _say_what_runs(config: Configuration, roles: tuple[str, ...]) -> None:
         say(f"DICOM     {config.listen.ae_title} on {config.listen.host}:{config.listen.port}")
         if not config.listen.peer:
             say("          warning: any AE title from any address may send; list the senders in [[listen.peer]]")
-    for modality in ("CXR", "BCT"):
-        bundle = find_bundle(config.models, modality)
-        if bundle is not None:
+    bundles = active_bundles(config.models)
+    for modality in MODALITIES:
+        if bundle := bundles.get(modality):
             say(f"model     {modality}: {bundle.name} {bundle.version}, digest {bundle.digest[:16]}")
         else:
             say(f"model     {modality}: none, such studies are listed but not scored")

@@ -16,7 +16,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # made at run time
 from sqlalchemy.exc import SQLAlchemyError
 
-from triage.bundles import find_bundle
+from triage.bundles import MODALITIES, find_bundle
 from triage.config import Configuration, Destination
 from triage.errors import BundleError, TriageError
 from triage.ledger import open_ledger
@@ -192,7 +192,7 @@ def _broker(config: Configuration) -> Iterator[Check]:
 
 
 def _models(config: Configuration) -> Iterator[Check]:
-    for modality in ("CXR", "BCT"):
+    for modality in MODALITIES:
         try:
             bundle = find_bundle(config.models, modality)
         except BundleError as exc:

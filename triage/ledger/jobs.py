@@ -144,14 +144,6 @@ class Jobs(Room):
             connection.execute(update(schema.job).where(schema.job.c.id == job_id).values(lease_until=0.0))
         return True
 
-    def expire_all_leases(self) -> int:
-        """Let all leases run out now: all workers are gone; returns how many there were."""
-        statement = update(schema.job).where(
-            schema.job.c.state == JobState.LEASED, schema.job.c.lease_until >= self._clock()
-        )
-        with self._database.write() as connection:
-            return connection.execute(statement.values(lease_until=0.0)).rowcount
-
     def prepare_again(self, job_id: int, fence: int) -> Job | None:
         """Go back from a SCORE job whose model input was lost: the study is complete, its PREPARE job ready again.
 

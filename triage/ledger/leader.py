@@ -1,6 +1,6 @@
 """One dispatcher per ledger."""
 
-from sqlalchemy import delete, or_
+from sqlalchemy import or_
 
 from triage.ledger import schema
 from triage.ledger.base import Room
@@ -25,10 +25,3 @@ class Leader(Room):
         )
         with self._database.write() as connection:
             return connection.execute(statement).one_or_none() is not None
-
-    def release_leader(self, name: str, holder: str) -> None:
-        """Give leadership up at once, at a clean stop."""
-        with self._database.write() as connection:
-            connection.execute(
-                delete(schema.leader).where(schema.leader.c.name == name, schema.leader.c.holder == holder)
-            )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, Select, select, update
 
 from triage.errors import ForbiddenTransitionError, NotFoundError
 from triage.ledger import schema
@@ -194,13 +194,6 @@ class Outbox(Room):
         )
         with self._database.read() as connection:
             return set(connection.scalars(query))
-
-    def outbox_counts(self) -> dict[tuple[str, OutboxState], int]:
-        """Return how many items there are by destination and state."""
-        keys = (schema.outbox.c.destination, schema.outbox.c.state)
-        query = select(*keys, func.count()).group_by(*keys)
-        with self._database.read() as connection:
-            return {(row[0], OutboxState(row[1])): row[2] for row in connection.execute(query)}
 
     def previous_report(self, study_id: int, destination: str | None = None) -> OutboxItem | None:
         """Return the report of the latest earlier revision that has one (not discarded): the predecessor.

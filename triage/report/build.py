@@ -7,7 +7,6 @@ PS3.3 sections A.35.13 (Comprehensive 3D SR), A.35.3, A.35.2; C.17.2 (SR Documen
 
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
 
@@ -116,7 +115,7 @@ def hash_of_inputs(sources: Sequence[Dataset]) -> str:
 
 def shared_attributes(result: ReportInput) -> dict[str, Any]:
     """Return what every object of ours says of itself, reports and maps alike, as highdicom's arguments."""
-    created = (result.created_at or datetime.now(UTC)).astimezone()
+    created = result.created_at.astimezone()
     return {
         "manufacturer": codes.MANUFACTURER,
         "manufacturer_model_name": codes.MODEL_NAME,
@@ -170,12 +169,11 @@ def finished(report: Dataset, source: Dataset, result: ReportInput) -> Dataset:
     ds.file_meta = report.file_meta
     for keyword in IDENTITY:
         ds.add(source[keyword])
-    if result.created_at is not None:
-        ds.InstanceCreationDate = ds.ContentDate
-        ds.InstanceCreationTime = ds.ContentTime
-        for equipment in ds.ContributingEquipmentSequence:
-            equipment.pop("ContributionDateTime", None)
-        if "DateOfSecondaryCapture" in ds:
-            ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
+    # Times of highdicom's own would be other bytes each time.
+    ds.InstanceCreationDate, ds.InstanceCreationTime = ds.ContentDate, ds.ContentTime
+    for equipment in ds.ContributingEquipmentSequence:
+        equipment.pop("ContributionDateTime", None)
+    if "DateOfSecondaryCapture" in ds:
+        ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
     without_failed_values(ds)
     return ds

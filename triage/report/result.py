@@ -45,9 +45,8 @@ class ReportInput:
         Which images were scored, and what was done to them.
     station : str
         The node's AE title; names the device observer.
-    created_at : datetime.datetime or None
-        When the result was found, with its zone; becomes Content Date and Time. The same record gives the same
-        bytes when this is set. Default: now.
+    created_at : datetime.datetime
+        When the result was found, with its zone; becomes Content Date and Time. The same record gives the same bytes.
 
     Raises
     ------
@@ -63,7 +62,7 @@ class ReportInput:
     rank: Rank = field(default_factory=Rank)
     notes: str = ""
     station: str = "TRIAGE"
-    created_at: datetime | None = None
+    created_at: datetime
 
     def __post_init__(self) -> None:
         if self.modality not in MODALITIES:

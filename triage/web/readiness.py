@@ -10,7 +10,7 @@ import structlog
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # made at run time
 
-from triage.bundles import find_bundle
+from triage.bundles import active_bundles
 from triage.config.schema import Configuration, Listen
 from triage.errors import BundleError, LedgerError
 from triage.ledger import Ledger
@@ -133,14 +133,11 @@ def probe_broker(config: Configuration) -> tuple[bool, str]:
 
 def probe_models(config: Configuration) -> tuple[bool, str]:
     """Verify the active bundles; at least one must be configured."""
-    found: list[str] = []
-    for modality in ("CXR", "BCT"):
-        try:
-            bundle = find_bundle(config.models, modality)
-        except BundleError as exc:
-            return False, str(exc)
-        if bundle is not None:
-            found.append(f"{bundle.name} {bundle.version} ({bundle.digest[:12]})")
+    try:
+        bundles = active_bundles(config.models).values()
+    except BundleError as exc:
+        return False, str(exc)
+    found = [f"{bundle.name} {bundle.version} ({bundle.digest[:12]})" for bundle in bundles]
     return (True, ", ".join(found)) if found else (False, "no model is configured")
 
 

@@ -49,7 +49,7 @@ class BundleEstimators:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.bundle = engine.bundle
-        self.names: tuple[str, ...] = ("log_prob_normal", "plain_ratio", FLOWS, *engine.classifiers.names, COMBINED)
+        self.names = engine.bundle.manifest.estimators
 
     @classmethod
     def load(cls, bundle: Bundle, device: str = "auto") -> Self:

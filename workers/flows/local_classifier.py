@@ -13,17 +13,15 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool3d, conv2d, grid_sample, interpolate, linear, pad, relu
 
 from triage.bundles import LOCAL, Bundle
-from triage.errors import BundleError
 from triage.manifest import Local
-from workers.flows.intracranial import inside_skull
+from workers.flows.intracranial import Mask, inside_skull
 from workers.flows.local_volume import NOTHING, Reading, SliceStandard
 from workers.flows.slices import smoothed_slices
+from workers.flows.tensors import read
 
 Maps = npt.NDArray[np.float64]
 Grey = npt.NDArray[np.uint8]
@@ -221,20 +219,9 @@ class LocalClassifier:
         spec = bundle.manifest.local
         if spec is None:
             return None
-        problem = f"bundle {bundle.name}: {LOCAL} doesn't hold what the manifest says"
-        try:
-            tensors = load_file(bundle.folder / LOCAL)
-        except (OSError, SafetensorError) as exc:
-            raise BundleError(problem, remedy="get the bundle again") from exc
         size, expected = bundle.preprocessing.size, shapes(spec)
         expected |= SliceStandard.shapes(spec, size[0]) if len(size) == 3 else {}
-        if (
-            {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected
-            or not all(t.is_floating_point() and bool(torch.isfinite(t).all()) for t in tensors.values())
-            or not all(bool((tensors[name] > 0).all()) for name in _POSITIVE & tensors.keys())
-        ):
-            raise BundleError(problem, remedy="get the bundle again")
-        return cls(spec, tensors, device)
+        return cls(spec, read(bundle, LOCAL, expected, positive=_POSITIVE & expected.keys()), device)
 
     def __call__(self, pixels: Grey) -> float:
         """Return the value of one image on the bundle's grid, (H, W) or (D, H, W): higher for the more abnormal."""
@@ -247,13 +234,19 @@ class LocalClassifier:
             found = [_of_radiograph(*self.members(pixels, turn), spec.top) for turn in spec.turns]
             averaged: Maps = np.stack(found).mean(0)
             return averaged
-        logits, heads = self.members(pixels)
-        by_slice = Reading.of(logits, pixels, spec).slices(self.slices, spec)
+        reading, heads = self.reading(pixels)
+        by_slice = reading.slices(self.slices, spec)
         slices = np.sort(heads.mean(0), 0)[-spec.slices :].mean(0)
         return np.concatenate([[np.sort(by_slice)[-spec.slices :].mean()], slices])
 
+    def reading(self, pixels: Grey) -> tuple[Reading, Maps]:
+        """Return what the networks make of a head, (D, H, W): by place, and of whole slices, (M, D, 2)."""
+        inside = inside_skull(pixels)
+        logits, heads = self.members(pixels, inside=inside)
+        return Reading.of(logits, inside, self.spec), heads
+
     @torch.inference_mode()
-    def members(self, pixels: Grey, turn: float = 0.0) -> tuple[Maps, Maps]:
+    def members(self, pixels: Grey, turn: float = 0.0, inside: Mask | None = None) -> tuple[Maps, Maps]:
         """Return the outputs of every network on one image, averaged with those on its mirror image.
 
         Parameters
@@ -262,16 +255,18 @@ class LocalClassifier:
             uint8, (H, W) or (D, H, W), on the bundle's grid.
         turn : float
             By so many degrees it is turned first.
+        inside : numpy.ndarray or None
+            bool, (D, H, W), of a head: the inside of its skull. Slices that show none of it are not looked at.
 
         Returns
         -------
         logits, heads : numpy.ndarray
-            float64, (M, D, h, w) and (M, D, 2), D = 1 for a CXR: by place, and of whole slices. Slices of a head
-            that show no brain are not looked at: `NOTHING`.
+            float64, (M, D, h, w) and (M, D, 2), D = 1 for a CXR: by place, and of whole slices; `NOTHING` of slices
+            that are not looked at.
         """
-        seen = np.flatnonzero(inside_skull(pixels).any((1, 2))) if pixels.ndim == 3 else [0]
         slices = planes(pixels, self.spec, self.device)
         stack = with_neighbours(turned(slices, turn) if turn else slices, self.spec)
+        seen = range(len(stack)) if inside is None else np.flatnonzero(inside.any((1, 2)))
         size = [n // STRIDE for n in self.spec.size]
         logits = torch.full((self.spec.members, len(stack), *size), NOTHING, dtype=torch.float64)
         heads = torch.full((self.spec.members, len(stack), 2), NOTHING, dtype=torch.float64)
@@ -291,11 +286,11 @@ class LocalClassifier:
         """
         found = []
         for image in pixels:
-            logits = self.members(image)[0]
             if self.slices is not None:
-                fine = Reading.of(logits, image, self.spec).standardised(self.slices, self.spec.extent)
+                fine = self.reading(image)[0].standardised(self.slices, self.spec.extent)
                 whole = adaptive_max_pool3d(torch.from_numpy(fine).unsqueeze(0), tuple(size))
             else:
+                logits = self.members(image)[0]
                 whole = interpolate(torch.from_numpy(logits.mean(0)).unsqueeze(0), tuple(size), mode="area")
             found.append(whole.reshape(tuple(size)).numpy())
         return np.stack(found) if found else np.empty((0, *size))

@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from triage.manifest import Local
-from workers.flows.intracranial import inside_skull
+from workers.flows.intracranial import Mask
 
 Maps = npt.NDArray[np.float64]
-Grey = npt.NDArray[np.uint8]
 
 CENTRE, SCALE = "slices.centre", "slices.scale"
 #: Of places outside the skull, and the least of any: standard deviations.
@@ -44,10 +43,10 @@ class Reading:
     inside: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, logits: Maps, pixels: Grey, spec: Local) -> Self:
-        """Take the networks' logits, (M, D, h, w), of a head on the bundle's grid, (D, H, W)."""
-        mask = torch.from_numpy(inside_skull(pixels)).float().unsqueeze(1)
-        inside = adaptive_max_pool2d(mask, logits.shape[-2:])[:, 0].numpy() > 0
+    def of(cls, logits: Maps, mask: Mask, spec: Local) -> Self:
+        """Take the networks' logits, (M, D, h, w), of a head whose skull has ``mask`` inside, (D, H, W)."""
+        found = torch.from_numpy(mask).float().unsqueeze(1)
+        inside = adaptive_max_pool2d(found, logits.shape[-2:])[:, 0].numpy() > 0
         if spec.smooth:
             weight = np.maximum(ndimage.gaussian_filter(inside.astype(np.float64), spec.smooth), 1e-3)
             logits = np.stack([ndimage.gaussian_filter(one * inside, spec.smooth) / weight for one in logits])

@@ -4,6 +4,7 @@ The score is a difference of two numbers in the hundreds of thousands of nats. W
 the log ratio in nats, against float64 on a CPU, with the bundle's own trained weights and images that its flows know.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from triage.bundles import GOLDEN, Bundle
 from triage.errors import BundleError
 from workers.flows.fused import FusedFlows
-from workers.flows.glow import dequantise, quantise
+from workers.flows.glow import Glow, dequantise, quantise
 from workers.flows.transform import from_blocks, to_flow_grid
 from workers.flows.weights import load_flows
 
@@ -37,6 +38,8 @@ class PrecisionCheck:
         What was checked.
     error_nats : float
         The largest error over the images; infinite if a number isn't finite.
+    device_error_nats : float or None
+        The same against the CPU in this precision; None if it wasn't asked for.
     images : int
         How many.
     """
@@ -44,6 +47,7 @@ class PrecisionCheck:
     device: str
     precision: Precision
     error_nats: float
+    device_error_nats: float | None
     images: int
 
     @property
@@ -52,41 +56,60 @@ class PrecisionCheck:
         return self.error_nats <= GATE_NATS
 
 
-def gate_images(bundle: Bundle, *, drawn: int = DRAWN) -> Tensor:
-    """Return the golden input and ``drawn`` images of the bundle's own flow, x of (N, 1, …) float32 on the CPU."""
+def gate_images(bundle: Bundle, mixture: Glow) -> Tensor:
+    """Return the golden input and `DRAWN` images of the flow of all images, x of (N, 1, …) float32 on the CPU."""
     architecture, grid = bundle.architecture, bundle.preprocessing
     pixels = from_blocks(load_file(bundle.folder / GOLDEN)["pixels"].numpy(), grid.size)
     golden = torch.from_numpy(to_flow_grid(pixels, bundle.transform, architecture, grid.grey_levels))
-    images = [golden[None, None]]
-    if drawn:
-        _, mixture = load_flows(bundle, torch.device("cpu"))
-        sample = mixture.sample(drawn, generator=torch.Generator().manual_seed(1), temperature=0.7)
-        images.append(quantise(sample, architecture.grey_levels))
-    return dequantise(torch.cat(images).float(), architecture.grey_levels)
+    sample = mixture.sample(DRAWN, generator=torch.Generator().manual_seed(1), temperature=0.7)
+    images = torch.cat([golden[None, None], quantise(sample, architecture.grey_levels)])
+    return dequantise(images.float(), architecture.grey_levels)
 
 
-def log_ratios(bundle: Bundle, x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return log p(x) - log p(x|normal) of images, (N,), float64, nats."""
-    parts = FusedFlows(load_flows(bundle, device), dtype=dtype).parts(x.to(device))
-    log_density = parts.log_density.sum(2).cpu()
+def log_ratios(flows: tuple[Glow, Glow], x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return log p(x) - log p(x|normal) of images, (N,), float64, nats; the flows stay as and where they are."""
+    there = [flow.to(device) for flow in deepcopy(flows)]
+    log_density = FusedFlows(there, dtype=dtype).parts(x.to(device)).log_density.sum(2).cpu()
     return log_density[1] - log_density[0]
 
 
 def check_precision(
-    bundle: Bundle, device: torch.device, precision: Precision, *, drawn: int = DRAWN
+    bundle: Bundle, device: torch.device, precision: Precision, *, against_cpu: bool = False
 ) -> PrecisionCheck:
     """Measure the error of the log ratio on ``device`` in ``precision``.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The bundle, verified.
+    device : torch.device
+        Where.
+    precision : str
+        Of the coupling nets.
+    against_cpu : bool
+        Whether to compare with the CPU in the same precision, too.
 
     Raises
     ------
     BundleError
         If the weights don't load.
     """
-    x = gate_images(bundle, drawn=drawn)
-    exact = log_ratios(bundle, x, torch.float64, torch.device("cpu"))
-    found = log_ratios(bundle, x, DTYPES[precision], device)
-    error = float((found - exact).abs().nan_to_num(torch.inf).max())
-    return PrecisionCheck(device=str(device), precision=precision, error_nats=error, images=len(x))
+    cpu, dtype = torch.device("cpu"), DTYPES[precision]
+    flows = load_flows(bundle, cpu)
+    x = gate_images(bundle, flows[1])
+    exact = log_ratios(flows, x, torch.float64, cpu)
+    found = log_ratios(flows, x, dtype, device)
+    return PrecisionCheck(
+        device=str(device),
+        precision=precision,
+        error_nats=_largest(found - exact),
+        device_error_nats=_largest(found - log_ratios(flows, x, dtype, cpu)) if against_cpu else None,
+        images=len(x),
+    )
+
+
+def _largest(errors: Tensor) -> float:
+    return float(errors.abs().nan_to_num(torch.inf).max())
 
 
 def require_precision(bundle: Bundle, device: torch.device, precision: Precision) -> None:
@@ -104,16 +127,3 @@ def require_precision(bundle: Bundle, device: torch.device, precision: Precision
             f"{device}, {GATE_NATS} are allowed",
             remedy='set worker.precision to "float32"',
         )
-
-
-def device_error(bundle: Bundle, device: torch.device, precision: Precision, *, drawn: int = DRAWN) -> float:
-    """Return how far ``device``'s log ratio is from the CPU's in the same precision, nats; infinite if not finite.
-
-    Raises
-    ------
-    BundleError
-        If the weights don't load.
-    """
-    x, dtype = gate_images(bundle, drawn=drawn), DTYPES[precision]
-    there, here = (log_ratios(bundle, x, dtype, place) for place in (device, torch.device("cpu")))
-    return float((there - here).abs().nan_to_num(torch.inf).max())

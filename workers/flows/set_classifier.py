@@ -10,16 +10,14 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from triage.bundles import CLASSIFIER, Bundle
-from triage.errors import BundleError
 from triage.manifest import Classifier
 from workers.flows.slices import smoothed_slices
 from workers.flows.stages import Stages, channels, shapes
+from workers.flows.tensors import read
 from workers.flows.views import views
 
 Features = npt.NDArray[np.float64]
@@ -115,18 +113,9 @@ class SetClassifier:
         spec = bundle.manifest.classifier
         if spec is None:
             return None
-        problem = f"bundle {bundle.name}: {CLASSIFIER} doesn't hold what the manifest says"
-        try:
-            tensors = load_file(bundle.folder / CLASSIFIER)
-        except (OSError, SafetensorError) as exc:
-            raise BundleError(problem, remedy="get the bundle again") from exc
         count = feature_count(spec)
         expected = shapes(spec.blocks[-1]) | dict.fromkeys(HEAD[:3], (count,)) | {"head.bias": (1,)}
-        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected or not all(
-            tensor.is_floating_point() and bool(torch.isfinite(tensor).all()) for tensor in tensors.values()
-        ):
-            raise BundleError(problem, remedy="get the bundle again")
-        return cls(spec, tensors, device)
+        return cls(spec, read(bundle, CLASSIFIER, expected), device)
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> float:
         """Return the logit of one image on the bundle's grid: higher for the more abnormal; a mean over its views."""

@@ -4,16 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from triage.bundles import MIXTURE, NORMAL, Bundle
 from triage.errors import BundleError
 from triage.manifest import Architecture
 from workers.flows.glow import Glow
-
-_REMEDY = "get the bundle again"
+from workers.flows.tensors import read, write
 
 
 def is_shared(name: str, architecture: Architecture) -> bool:
@@ -36,8 +33,7 @@ def save_flows(normal: Glow, mixture: Glow, folder: Path) -> None:
             raise BundleError(f"the flows differ in {name}, which they are to share", remedy="train the bundle again")
     own = {name: tensor for name, tensor in states[1].items() if not is_shared(name, normal.architecture)}
     for file, state in ((NORMAL, states[0]), (MIXTURE, own)):
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / file)
-        (folder / file).chmod(0o644)  # safetensors writes for the owner alone; the score workers may be another user
+        write(state, folder / file)
 
 
 def load_flows(bundle: Bundle, device: torch.device) -> tuple[Glow, Glow]:
@@ -60,15 +56,6 @@ def load_flows(bundle: Bundle, device: torch.device) -> tuple[Glow, Glow]:
 
 def _load(bundle: Bundle, file: str, shared: Mapping[str, Tensor], device: torch.device) -> Glow:
     flow = Glow(bundle.architecture)
-    try:
-        weights = load_file(bundle.folder / file)
-        if weights.keys() & shared.keys():
-            raise BundleError(f"bundle {bundle.name}: {file} repeats levels that the flows share", remedy=_REMEDY)
-        flow.load_state_dict(weights | dict(shared))
-    except (OSError, SafetensorError, RuntimeError) as exc:
-        raise BundleError(
-            f"bundle {bundle.name}: {file} doesn't hold the weights of its architecture", remedy=_REMEDY
-        ) from exc
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
-        raise BundleError(f"bundle {bundle.name}: {file} holds weights that are not finite", remedy=_REMEDY)
+    own = {name: tuple(tensor.shape) for name, tensor in flow.state_dict().items() if name not in shared}
+    flow.load_state_dict(read(bundle, file, own) | dict(shared))
     return flow.requires_grad_(False).eval().to(device)

@@ -15,7 +15,6 @@ from scipy import ndimage
 from workers.images.fit_gate_lesions import AIR, BONE, VOXEL_MM, brain_of, noise, with_lesions
 
 Hu = npt.NDArray[np.float32]
-Maker = Callable[[np.random.Generator], Hu]
 
 SIDE = 64
 SHAPE = (32, SIDE, SIDE)

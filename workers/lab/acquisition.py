@@ -17,8 +17,9 @@ from triage.errors import NotScoredError
 from triage.sop_classes import RADIOGRAPHS
 from workers.images.dicom_file import read_dicom
 from workers.images.pixels import displayed, grey_frame
-from workers.lab.folders import NIFTI, PICTURES, listed
+from workers.lab.folders import NIFTI, PICTURES, Found
 from workers.lab.gridding import BAD_PICTURE
+from workers.lab.image_set import ImageSet
 
 Floats = npt.NDArray[np.float64]
 Features = dict[str, float | str]
@@ -50,14 +51,30 @@ class Raw:
     features: Callable[[], Features] = field(repr=False)
 
 
-def of_folder(folder: Path) -> list[Raw]:
-    """Return the images below ``folder``: every picture and NIfTI file, every DICOM study."""
-    return [Raw(image.key, image.patient, _reader(image.paths)) for image in listed(folder)]
+@dataclass(frozen=True)
+class Loaded:
+    """Images on the grid, and the same as they came.
+
+    Attributes
+    ----------
+    images : ImageSet
+        On the grid.
+    raw : dict of str to Raw
+        As they came, by the images' keys.
+    """
+
+    images: ImageSet
+    raw: dict[str, Raw]
 
 
-def of_files(paths: Sequence[Path]) -> list[Raw]:
-    """Return single DICOM files, each its own patient."""
-    return [Raw(path.name, path.name, _reader([path])) for path in paths]
+def of_found(image: Found) -> Raw:
+    """Return an image that lies below a folder."""
+    return Raw(image.key, image.patient, _reader(image.paths))
+
+
+def of_file(path: Path) -> Raw:
+    """Return a single DICOM file, its own patient."""
+    return Raw(path.name, path.name, _reader([path]))
 
 
 def of_rows(pixels: npt.NDArray[np.uint8], patients: Sequence[str]) -> list[Raw]:

@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import structlog
-from scipy.cluster.hierarchy import DisjointSet
 
 from triage.errors import NotScoredError
 from triage.manifest import Preprocessing
@@ -46,30 +46,24 @@ class Found:
     instances: tuple[str, ...] = ()
 
 
-def load_folder(folder: Path, grid: Preprocessing, modality: str) -> ImageSet:
-    """Read every image below ``folder``; what can't be used is logged and left out.
-
-    An image is known by what it is, not by where it lies: a DICOM study by its UID, any other file by its bytes. So a
-    copy in another folder is the same image. The patient of a DICOM study is its Patient ID (only a hash of it is
-    kept); of any other file it is the name of the sub-folder in which it lies, whatever the folder is called, or the
-    file itself if it lies in no sub-folder. Whoever has the same image under two names is one patient.
-    """
-    found: dict[str, tuple[Pixels, str]] = {}
-    reasons: dict[str, int] = {}
-    names: DisjointSet[str] = DisjointSet()
-    for image in listed(folder):
-        names.add(image.patient)
-        if image.key in found:
-            names.merge(found[image.key][1], image.patient)
-            continue
+def read_each(
+    images: Iterable[Found], grid: Preprocessing, modality: str, advance: Callable[[], None] = lambda: None
+) -> ImageSet:
+    """Read images onto the grid; what can't be used is logged and left out. ``advance`` is called after each."""
+    pixels: dict[str, Pixels] = {}
+    patients: list[str] = []
+    reasons = Counter[str]()
+    for image in images:
         try:
-            found[image.key] = (_read(image, grid, modality), image.patient)
+            pixels[image.key] = _read(image, grid, modality)
+            patients.append(image.patient)
         except NotScoredError as exc:
-            reasons[exc.message] = reasons.get(exc.message, 0) + 1
+            reasons[exc.message] += 1
+        advance()
     for reason, count in reasons.items():
         log.warning("images_left_out", count=count, reason=reason)
-    stacked = np.stack([pixels for pixels, _ in found.values()]) if found else np.empty((0, *grid.size), np.uint8)
-    return ImageSet(stacked, tuple(found), tuple(min(names.subset(patient)) for _, patient in found.values()))
+    stacked = np.stack(list(pixels.values())) if pixels else np.empty((0, *grid.size), np.uint8)
+    return ImageSet(stacked, tuple(pixels), tuple(patients))
 
 
 def _read(image: Found, grid: Preprocessing, modality: str) -> Pixels:

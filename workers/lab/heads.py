@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from triage.manifest import Local
-from workers.flows.intracranial import inside_skull
 from workers.flows.local_classifier import LocalClassifier, planes
-from workers.flows.local_volume import Reading, SliceStandard
+from workers.flows.local_volume import SliceStandard
 from workers.lab.image_set import ImageSet, Pixels, share
 from workers.lab.planted_blood import Head, with_blood, with_dots
 from workers.lab.presets import LocalRecipe
@@ -80,7 +79,6 @@ _Planted = tuple[Small, Small, Small, _Numbers, _Numbers]
 
 def _plantings(pixels: Pixels, recipe: LocalRecipe, rng: np.random.Generator) -> list[_Planted]:
     head = Head.of(pixels, recipe.spacing_mm)
-    shown = np.flatnonzero(inside_skull(pixels).any((1, 2)))
     found: list[_Planted] = []
     for _ in range(recipe.plantings):
         made, place = with_blood(head, rng)
@@ -92,7 +90,7 @@ def _plantings(pixels: Pixels, recipe: LocalRecipe, rng: np.random.Generator) ->
         bleeding = np.flatnonzero((place > 0.5).sum((1, 2)) >= LEAST_BLEEDING)
         if len(bleeding):
             clean_one, made_one, where = (_resized(volume, recipe.spec) for volume in (clean, made, place))
-            found.append((clean_one, made_one, where, bleeding, shown))
+            found.append((clean_one, made_one, where, bleeding, head.shown))
     return found
 
 
@@ -146,7 +144,7 @@ def slice_standard(
         Where to compute.
     """
     measure = LocalClassifier(spec, tensors, device)
-    readings = [Reading.of(measure.members(image)[0], image, spec).by_slice(spec.top) for image in normal.pixels]
+    readings = [measure.reading(image)[0].by_slice(spec.top) for image in normal.pixels]
     by_member = []
     for member in range(spec.members):
         pairs = zip(readings, normal.patients, strict=True)

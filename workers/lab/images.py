@@ -10,16 +10,20 @@ to back, columns from the patient's right to left); ``0.5*COLUMN`` is a length t
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import structlog
+from scipy.cluster.hierarchy import DisjointSet
 
 from triage.errors import ConfigurationError, NotScoredError
 from triage.manifest import Preprocessing
-from workers.lab.folders import load_folder
-from workers.lab.gridding import gridder
+from workers.lab.acquisition import Loaded, of_found, of_rows
+from workers.lab.folders import Found, listed, read_each
+from workers.lab.gridding import Columns, gridder
 from workers.lab.image_set import ImageSet, Pixels, share
 
 log = structlog.get_logger(__name__)
@@ -57,26 +61,79 @@ def load(sources: Sequence[str], grid: Preprocessing, modality: str) -> ImageSet
     ConfigurationError
         If a source doesn't exist, selects by something that it hasn't, or holds no image.
     """
+    return _load(sources, grid, modality, with_raw=False).images
+
+
+def load_with_raw(sources: Sequence[str], grid: Preprocessing, modality: str) -> Loaded:
+    """Read every image as `load` does, and keep it as it came, for the acquisition probe.
+
+    Rows of npz files stay in memory as they came, many times what they are on the grid: nothing else should ask.
+
+    Raises
+    ------
+    ConfigurationError
+        As `load`.
+    """
+    return _load(sources, grid, modality, with_raw=True)
+
+
+def _load(sources: Sequence[str], grid: Preprocessing, modality: str, *, with_raw: bool) -> Loaded:
     check_names(sources)
-    sets = [_load_one(source, grid, modality) for source in sources]
-    if not sets or not sum(map(len, sets)):
+    parts = list(_each(sources, grid, modality, with_raw=with_raw))
+    if not sum(len(part.images) for part in parts):
         raise ConfigurationError(f"no {modality} image in {', '.join(sources) or 'no source'}")
-    return ImageSet.union([images for images in sets if len(images)])
+    images = ImageSet.union([part.images for part in parts if len(part.images)])
+    return Loaded(images, {key: raw for part in reversed(parts) for key, raw in part.raw.items()})
 
 
-def _load_one(source: str, grid: Preprocessing, modality: str) -> ImageSet:
-    name, _, query = source.partition("?")
-    path = Path(name)
-    if path.suffix == ".npz" and path.is_file():
-        return _load_npz(path, query, grid, modality)
-    if query:
-        raise ConfigurationError(f"only an npz file can be selected from by ?…: {source}")
-    if not path.is_dir():
-        raise ConfigurationError(f"there is no folder or npz file {name}")
-    return load_folder(path, grid, modality)
+def _each(sources: Sequence[str], grid: Preprocessing, modality: str, *, with_raw: bool) -> Iterator[Loaded]:
+    """Yield what each source holds; what is named several times in a row is read once."""
+    for name, group in groupby(sources, key=lambda source: source.partition("?")[0]):
+        path, queries = Path(name), [source.partition("?")[2] for source in group]
+        if path.suffix == ".npz" and path.is_file():
+            file = _npz(path)
+            for query in queries:
+                yield _rows(file, query, grid, modality, with_raw=with_raw)
+            del file  # before the next is opened
+        elif any(queries):
+            raise ConfigurationError(f"only an npz file can be selected from by ?…: {name}")
+        elif not path.is_dir():
+            raise ConfigurationError(f"there is no folder or npz file {name}")
+        else:
+            yield _folder(path, grid, modality)
 
 
-def _load_npz(path: Path, query: str, grid: Preprocessing, modality: str) -> ImageSet:
+def _folder(folder: Path, grid: Preprocessing, modality: str) -> Loaded:
+    """Read every image below ``folder``.
+
+    An image is known by what it is, not by where it lies: a DICOM study by its UID, any other file by its bytes. So a
+    copy in another folder is the same image. The patient of a DICOM study is its Patient ID (only a hash of it is
+    kept); of any other file it is the name of the sub-folder in which it lies, whatever the folder is called, or the
+    file itself if it lies in no sub-folder. Whoever has the same image under two names is one patient.
+    """
+    found = list(listed(folder))
+    first: dict[str, Found] = {}
+    for image in found:
+        first.setdefault(image.key, image)
+    images = read_each(first.values(), grid, modality)
+    raw = {key: of_found(first[key]) for key in images.keys}
+    names = DisjointSet(image.patient for image in found)
+    for image in found:
+        if image.key in raw:  # one that can't be used, such as an empty file, says nothing of whose it is
+            names.merge(first[image.key].patient, image.patient)
+    return Loaded(replace(images, patients=tuple(min(names.subset(patient)) for patient in images.patients)), raw)
+
+
+@dataclass(frozen=True)
+class _Npz:
+    """The images of an npz file, and its other arrays."""
+
+    path: Path
+    pixels: Pixels
+    columns: Columns
+
+
+def _npz(path: Path) -> _Npz:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in arrays.files}
@@ -84,7 +141,12 @@ def _load_npz(path: Path, query: str, grid: Preprocessing, modality: str) -> Ima
         raise ConfigurationError(f"{path.name} is no npz file of plain arrays") from exc
     if "x" not in columns or columns["x"].dtype != np.uint8:
         raise ConfigurationError(f"{path.name} has no uint8 array x")
-    pixels = columns.pop("x")
+    return _Npz(path, columns.pop("x"), columns)
+
+
+def _rows(file: _Npz, query: str, grid: Preprocessing, modality: str, *, with_raw: bool) -> Loaded:
+    """Return the rows of ``file`` that ``query`` selects."""
+    path, pixels, columns = file.path, file.pixels, file.columns
     keys = [f"{path.stem}:{row}" for row in range(len(pixels))]
     names = columns.get("patient", np.array([""] * len(pixels))).astype(str).tolist()
     # Without a patient's number an image is taken for its own patient.
@@ -116,7 +178,10 @@ def _load_npz(path: Path, query: str, grid: Preprocessing, modality: str) -> Ima
         except NotScoredError as exc:
             log.warning("image_left_out", source=path.name, row=row, reason=exc.message)
     stacked = np.stack(list(found.values())) if found else np.empty((0, *grid.size), dtype=np.uint8)
-    return ImageSet(stacked, tuple(keys[row] for row in found), tuple(patients[row] for row in found))
+    images = ImageSet(stacked, tuple(keys[row] for row in found), tuple(patients[row] for row in found))
+    if not with_raw:
+        return Loaded(images, {})
+    return Loaded(images, dict(zip(images.keys, of_rows(pixels[list(found)], images.patients), strict=True)))
 
 
 def _parse(query: str) -> tuple[list[tuple[str, list[str], bool]], dict[str, str]]:

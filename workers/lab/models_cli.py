@@ -11,11 +11,11 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from triage.bundles import Bundle, list_bundles, models_folder
-from triage.config import load as load_configuration
 from triage.config.schema import Models
-from triage.errors import BundleError, ConfigurationError, TriageError
+from triage.errors import ConfigurationError, TriageError
 from triage.manifest import Architecture
 from workers.flows.counts import count_levels, pair_operations
+from workers.lab.find import bundle_folder, configured_models
 from workers.lab.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class VerifiedRow(BundleRow):
 @models_app.command("list")
 def list_models(ctx: typer.Context, as_json: Json = False) -> None:
     """List the bundles, and which of them score."""
-    models = _models(ctx)
+    models = configured_models(ctx)
     rows = [_row(folder, models) for folder in list_bundles(models_folder(models))]
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
@@ -80,21 +80,23 @@ def list_models(ctx: typer.Context, as_json: Json = False) -> None:
 @models_app.command("show")
 def show_model(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME|PRESET", help="A bundle's name or folder, or a preset.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME|PRESET", help=f"A bundle's name or folder, or a preset ({', '.join(PRESETS)})."),
+    ],
     as_json: Json = False,
 ) -> None:
     """Show all there is to know about a bundle, or a preset's options and how large its flows are.
 
     Parameters are counted for one flow, operations (two for each multiply-add of the convolutions) for one image.
     """
-    models = _models(ctx)
+    models = configured_models(ctx)
     if name in PRESETS and not Path(name).is_dir() and not (models_folder(models) / name).is_dir():
         shown = _preset(PRESETS[name])
         card = ""
     else:
-        folder = _find(models, name)
-        bundle = Bundle.open(folder)
-        shown, card = _bundle(bundle, _row(folder, models).active), bundle.card
+        bundle = Bundle.open(bundle_folder(models, name))
+        shown, card = _bundle(bundle, _row_of(bundle, models).active), bundle.card
     if as_json:
         typer.echo(json.dumps(shown | ({"card": card} if card else {}), indent=2))
         return
@@ -114,16 +116,17 @@ def verify_models(
     The golden input has to score what it scored when the bundle was made; the log ratio has to agree with float64 on
     the CPU within 0.2 nats, and on another device with the CPU within 0.2 nats.
     """
-    models = _models(ctx)
+    models = configured_models(ctx)
     from workers.flows.engine import choose_device
 
     chosen = choose_device(device)
     if precision not in {"float32", "bfloat16"}:
         raise ConfigurationError(f"there is no precision {precision}", remedy="choose float32 or bfloat16")
     kind: Precision = "bfloat16" if precision == "bfloat16" else "float32"
+    folders = [bundle_folder(models, name) for name in names] if names else list_bundles(models_folder(models))
     with Console(stderr=True).status("") as status:
         rows = []
-        for folder in _folders(models, names):
+        for folder in folders:
             status.update(f"checking {folder.name} in {kind} on {chosen}")
             rows.append(_verified(folder, models, chosen, kind))
     if as_json:
@@ -136,61 +139,45 @@ def verify_models(
         raise typer.Exit(1)
 
 
-def _models(ctx: typer.Context) -> Models:
-    root = ctx.find_root()
-    file = root.params.get("config") if root.params else None
-    return load_configuration(Path(file) if file else None).configuration.models
-
-
-def _folders(models: Models, names: list[str] | None) -> list[Path]:
-    return [_find(models, name) for name in names] if names else list_bundles(models_folder(models))
-
-
-def _find(models: Models, name: str) -> Path:
-    folder = Path(name) if Path(name).is_dir() else models_folder(models) / name
-    if not folder.is_dir():
-        raise BundleError(
-            f"there is no bundle {name}",
-            remedy=f"run: triage-node models list (presets: {', '.join(PRESETS)})",
-        )
-    return folder
-
-
 def _row(folder: Path, models: Models) -> BundleRow:
     try:
-        bundle = Bundle.open(folder)
+        return _row_of(Bundle.open(folder), models)
     except TriageError as exc:
         return BundleRow(name=folder.name, problem=exc.message)
+
+
+def _row_of(bundle: Bundle, models: Models) -> BundleRow:
+    name = bundle.folder.name
     return BundleRow(
-        name=folder.name,
+        name=name,
         version=bundle.version,
         modality=bundle.modality,
         digest=bundle.digest,
-        active=folder.name == (models.cxr if bundle.modality == "CXR" else models.bct),
+        active=name == (models.cxr if bundle.modality == "CXR" else models.bct),
         images=bundle.calibration.images,
     )
 
 
 def _verified(folder: Path, models: Models, device: "torch.device", precision: "Precision") -> VerifiedRow:
-    row = VerifiedRow(**asdict(_row(folder, models)), device=str(device), precision=precision)
-    if row.problem:
-        return row
+    try:
+        bundle = Bundle.open(folder)
+    except TriageError as exc:
+        return VerifiedRow(name=folder.name, problem=exc.message, device=str(device), precision=precision)
+    row = VerifiedRow(**asdict(_row_of(bundle, models)), device=str(device), precision=precision)
     from workers.flows.engine import Engine
-    from workers.flows.precision import GATE_NATS, check_precision, device_error
+    from workers.flows.precision import GATE_NATS, check_precision
     from workers.lab.golden import check_golden
 
     try:
-        bundle = Bundle.open(folder)
         engine = Engine(bundle, str(device))
         golden = check_golden(engine)
         engine.mapper  # noqa: B018 - loads its maps
-        ratio = check_precision(bundle, device, precision)
-        apart = None if device.type == "cpu" else device_error(bundle, device, precision)
+        ratio = check_precision(bundle, device, precision, against_cpu=device.type != "cpu")
     except TriageError as exc:
         return VerifiedRow(**asdict(row) | {"problem": exc.message})
     except Exception as exc:  # noqa: BLE001 - an odd bundle is one of the rows; it must not hide the others
         return VerifiedRow(**asdict(row) | {"problem": f"its weights cannot be used: {type(exc).__name__}"})
-    problem = ""
+    problem, apart = "", ratio.device_error_nats
     if not golden.passed:
         logits = f" and {golden.logit_error:.3g} off in a classifier's value" if golden.logit_error else ""
         problem = f"scores its golden input {golden.error:.3g} nats{logits} off: don't score on this machine"
@@ -244,8 +231,6 @@ def _preset(preset: Preset) -> dict[str, Any]:
 
 
 def _bundle(bundle: Bundle, active: bool) -> dict[str, Any]:
-    from workers.flows.estimators import BundleEstimators
-
     return {
         "name": bundle.name,
         "kind": "bundle",
@@ -262,7 +247,7 @@ def _bundle(bundle: Bundle, active: bool) -> dict[str, Any]:
             "images": bundle.calibration.images,
             "weights": list(bundle.calibration.weights),
         },
-        "estimators": list(BundleEstimators.load(bundle, "cpu").names),
+        "estimators": list(bundle.manifest.estimators),
         "counts": _counts(bundle.architecture),
     }
 

@@ -13,14 +13,14 @@ from triage.bundles import new_bundle_folder
 from triage.errors import ConfigurationError
 from triage.manifest import DataSource
 from workers.lab import rsna as challenge
-from workers.lab.acquisition import Raw, of_files
+from workers.lab.acquisition import Loaded, Raw
 from workers.lab.fit import Progress
 from workers.lab.image_set import ImageSet, linked
-from workers.lab.images import check_names, load
+from workers.lab.images import check_names, load, load_with_raw
 from workers.lab.options import changed
 from workers.lab.parallel import Group, join, leave
 from workers.lab.presets import Preset, find_preset
-from workers.lab.probe import MATCH, Acquisition, probe, probed, raw_images
+from workers.lab.probe import MATCH, Acquisition, probe, probed
 from workers.lab.progress import counting, show_progress
 from workers.lab.rigour import read_record, update_record
 from workers.lab.train import Run
@@ -89,16 +89,17 @@ class Order:
 
     def _train(self, recipe: Preset, data: tuple[DataSource, ...], group: Group, place: torch.device) -> None:
         sets = _rsna_sets(self.rsna, recipe, group) if self.rsna else _sets(self.normal, self.mixture, recipe)
-        others = (_images(of, recipe) or _nothing(recipe) for of in (self.calibration, self.exclude))
-        normal, mixture, own, kept_out = linked([sets.normal, sets.mixture, *others])
+        others = (_images(of, recipe) for of in (self.calibration, self.exclude))
+        normal, mixture, own, kept_out = linked([*(one.images for one in sets), *others])
         excluded = frozenset(kept_out.patients)
         if group.leads and excluded:
             counts = [sum(patient in excluded for patient in images.patients) for images in (normal, mixture)]
             typer.echo(f"kept out: {counts[0]} normal and {counts[1]} mixture images of excluded patients", err=True)
         found = None
         if self.probe and group.leads:
-            raw = sets.raw(*(_keys_without(images, excluded) for images in (normal, mixture)))
+            raw = (_raw(one, images, excluded) for one, images in zip(sets, (normal, mixture), strict=True))
             found = look(*raw, seed=self.seed, strict=self.strict)
+        del sets  # images as they came may be many times what they are on the grid
         run = Run(
             preset=recipe,
             normal=normal,
@@ -127,54 +128,34 @@ class Order:
         typer.echo(f"learning curves: {run.record}")
 
 
-@dataclass(frozen=True)
-class _Sets:
-    """The two training sets, and, of the keys that are asked for, the images as they came (for the probe)."""
-
-    normal: ImageSet
-    mixture: ImageSet
-    raw: Callable[[frozenset[str], frozenset[str]], tuple[list[Raw], list[Raw]]]
-
-
-def _keys_without(images: ImageSet, patients: frozenset[str]) -> frozenset[str]:
+def _raw(loaded: Loaded, images: ImageSet, excluded: frozenset[str]) -> list[Raw]:
     pairs = zip(images.keys, images.patients, strict=True)
-    return frozenset(key for key, patient in pairs if patient not in patients)
+    return [loaded.raw[key] for key, patient in pairs if patient not in excluded]
 
 
-def _images(sources: Sequence[str], recipe: Preset) -> ImageSet | None:
-    return load(sources, recipe.preprocessing, recipe.modality) if sources else None
+def _images(sources: Sequence[str], recipe: Preset) -> ImageSet:
+    if not sources:
+        return ImageSet(np.empty((0, *recipe.preprocessing.size), np.uint8), (), ())
+    return load(sources, recipe.preprocessing, recipe.modality)
 
 
-def _nothing(recipe: Preset) -> ImageSet:
-    return ImageSet(np.empty((0, *recipe.preprocessing.size), np.uint8), (), ())
-
-
-def _sets(normal: Sequence[str], mixture: Sequence[str], recipe: Preset) -> _Sets:
-    one, other = _images(normal, recipe), _images(mixture, recipe)
-    if one is None or other is None:
+def _sets(normal: Sequence[str], mixture: Sequence[str], recipe: Preset) -> tuple[Loaded, Loaded]:
+    if not normal or not mixture:
         raise ConfigurationError(
             "training needs a normal set and a mixture", remedy="give --normal DIR and --mixture DIR, or --rsna DIR"
         )
-    return _Sets(one, other, lambda a, b: (raw_images(normal, one, a), raw_images(mixture, other, b)))
+    one, other = (load_with_raw(sources, recipe.preprocessing, recipe.modality) for sources in (normal, mixture))
+    return one, other
 
 
-def _rsna_sets(folder: Path, recipe: Preset, group: Group) -> _Sets:
+def _rsna_sets(folder: Path, recipe: Preset, group: Group) -> tuple[Loaded, Loaded]:
     if recipe.modality != "CXR":
         raise ConfigurationError(f"--rsna holds chest radiographs; preset {recipe.name} is for {recipe.modality}")
     sets = challenge.divide(challenge.read_rsna(folder))
     if group.leads:
         typer.echo(str(sets), err=True)
     with counting("reading", len({*sets.normal, *sets.mixture})) as advance:
-        normal, mixture = challenge.training_sets(sets, recipe.preprocessing, advance)
-
-    def raw(*keys: frozenset[str]) -> tuple[list[Raw], list[Raw]]:
-        one, other = (
-            of_files([image.path for image in part if image.patient_id in wanted])
-            for part, wanted in zip((sets.normal, sets.mixture), keys, strict=True)
-        )
-        return one, other
-
-    return _Sets(normal, mixture, raw)
+        return challenge.training_sets(sets, recipe.preprocessing, advance)
 
 
 def look(normal: list[Raw], mixture: list[Raw], *, seed: int, strict: bool = False) -> Acquisition:

@@ -4,8 +4,8 @@ They are planted into images of the normal set, so that an image and its planted
 not in the machine: the set classifier learns from them in which direction disease, rather than acquisition, lies
 (as in self-supervised anomaly detection, e.g. arXiv:2011.04197). They are crude, and no test uses this generator.
 
-`with_place` plants a richer mixture and says where: the local classifier learns from it. Soft opacities are among it,
-so that it finds those of tests/support/lesions.py is partly circular, though their sizes, shapes, places and contrasts,
+`with_place` plants a richer mixture into a chest X-ray and says where: the local classifier learns from it. Soft
+opacities are among it, so that it finds those of tests/support/lesions.py is partly circular, though their sizes, shapes, places and contrasts,
 and how they brighten an image, are drawn differently.
 """
 
@@ -82,11 +82,11 @@ def with_place(image: Blob, rng: np.random.Generator, *, faint: float, plain: fl
     Parameters
     ----------
     image : numpy.ndarray
-        float, a chest X-ray (H, W), or a head CT (D, H, W) of which one grey level is 1 HU; on any grid.
+        float, a chest X-ray (H, W), on any grid.
     rng : numpy.random.Generator
         Draws them.
     faint, plain : float
-        Of the least and of the most conspicuous: contrast as a share of that between soft tissue and lung; HU / 100.
+        Of the least and of the most conspicuous: contrast as a share of that between soft tissue and lung.
 
     Returns
     -------
@@ -96,13 +96,8 @@ def with_place(image: Blob, rng: np.random.Generator, *, faint: float, plain: fl
     made: Blob = image.astype(np.float64)
     place = np.zeros(image.shape, bool)
     for _ in range(rng.integers(1, 3) if rng.uniform() < 0.5 else 1):
-        before = made
-        if image.ndim == 2:
-            contrast = float(np.exp(rng.uniform(np.log(faint), np.log(plain))))
-            made, where = _chest(made, rng, contrast)
-        else:
-            made = _bleeding(made, rng)
-            where = made > before + 5
+        contrast = float(np.exp(rng.uniform(np.log(faint), np.log(plain))))
+        made, where = _chest(made, rng, contrast)
         place |= where
     return made.astype(np.float32), place.astype(np.float32)
 

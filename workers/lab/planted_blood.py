@@ -44,6 +44,10 @@ class Head:
         float32, (D, H, W): distance to the skull's inside within the slice.
     spacing_mm : tuple of float
         Of the voxels, in the order of the axes.
+    shown : numpy.ndarray
+        Numbers of the slices that show any of the inside of a skull.
+    brain, rim, fluid : numpy.ndarray
+        (N, 3): voxels within, of them those along the skull, and those of ventricles and sulci.
     """
 
     values: Values
@@ -51,6 +55,7 @@ class Head:
     inside: npt.NDArray[np.bool_]
     depth_mm: Values
     spacing_mm: tuple[float, ...]
+    shown: Point
     brain: Point
     rim: Point
     fluid: Point
@@ -61,14 +66,14 @@ class Head:
         values = pixels.astype(np.float32)
         area = spacing_mm[1] * spacing_mm[2]
         inside = inside_skull(values)
+        shown = np.flatnonzero(inside.any((1, 2)))
         inside &= (inside.sum((1, 2)) * area >= LEAST_AREA_MM2)[:, None, None]
         depth = np.stack([ndimage.distance_transform_edt(plane, spacing_mm[1:]) for plane in inside])
         smooth = ndimage.gaussian_filter(values, (0, 0.7, 0.7))
         near = max(3.0, 1.1 * max(spacing_mm[1:]))  # at least the outermost voxels
         rim, fluid = inside & (depth < near), inside & (depth > 3) & (smooth < _FLUID)
-        return cls(
-            values, smooth, inside, depth.astype(np.float32), spacing_mm, *map(np.argwhere, (inside, rim, fluid))
-        )
+        points = map(np.argwhere, (inside, rim, fluid))
+        return cls(values, smooth, inside, depth.astype(np.float32), spacing_mm, shown, *points)
 
     def away_from(self, point: Point) -> tuple[Place, Place, Place]:
         """Return how far every voxel is from a voxel along each axis, mm; to be broadcast."""

@@ -3,9 +3,8 @@
 If they can, so can the flows, and their ratio learns the machine instead of the disease (flows.md, findings 2 and 7f).
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from triage.errors import NotScoredError
-from workers.lab.acquisition import Features, Raw, of_folder, of_rows
+from workers.lab.acquisition import Features, Raw
 from workers.lab.evaluation.bootstrap import Bootstrap, auc_interval
-from workers.lab.image_set import ImageSet, share
+from workers.lab.image_set import share
 
 LIMIT = 0.6
 MOST = 300
@@ -89,33 +88,6 @@ class Acquisition:
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-able builtins."""
         return asdict(self) | {"limit": LIMIT, "suspicious": self.suspicious}
-
-
-def raw_images(sources: Sequence[str], images: ImageSet, keys: Collection[str] | None = None) -> list[Raw]:
-    """Return a set's images as they came.
-
-    Parameters
-    ----------
-    sources : sequence of str
-        Folders and npz files, see `workers.lab.images`.
-    images : ImageSet
-        What was read of them: what was left out doesn't count.
-    keys : collection of str, optional
-        Only these images of them.
-    """
-    found, known = list[Raw](), set(images.keys if keys is None else keys)
-    for source in dict.fromkeys(source.partition("?")[0] for source in sources):
-        path = Path(source)
-        if path.is_dir():
-            found.extend(raw for raw in of_folder(path) if raw.identity in known)
-            continue
-        pairs = zip(images.keys, images.patients, strict=True)
-        rows = {
-            int(key.rpartition(":")[2]): p for key, p in pairs if key.rpartition(":")[0] == path.stem and key in known
-        }
-        with np.load(path, allow_pickle=False) as arrays:
-            found.extend(of_rows(arrays["x"][list(rows)], list(rows.values())))
-    return found
 
 
 def probe(

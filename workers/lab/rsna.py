@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import structlog
 
-from triage.errors import ConfigurationError, NotScoredError
+from triage.errors import ConfigurationError
 from triage.manifest import DataSource, Preprocessing
-from workers.images.prepare import prepare
-from workers.images.sources import CXR, Source
+from workers.images.sources import CXR
+from workers.lab.acquisition import Loaded, of_file
 from workers.lab.evaluation.labels import NORMAL_LABEL, Row, records
-from workers.lab.folders import hashed
-from workers.lab.image_set import ImageSet, Pixels, share
+from workers.lab.folders import Found, hashed, read_each
+from workers.lab.image_set import share
 
 log = structlog.get_logger(__name__)
 
@@ -162,33 +161,28 @@ def _dealt(images: Sequence[RsnaImage], parts: Mapping[str, int]) -> dict[str, t
     return dealt
 
 
-def load_images(
-    images: Sequence[RsnaImage], grid: Preprocessing, advance: Callable[[], None] = lambda: None
-) -> ImageSet:
-    """Read radiographs onto the grid, by the node's own preparation; what it refuses is logged and left out."""
-    found: dict[str, Pixels] = {}
-    reasons: dict[str, int] = {}
-    for image in images:
-        try:
-            source = Source(sop_instance_uid=image.patient_id, path=image.path)
-            found[image.patient_id] = prepare([source], {CXR: grid}).model_input.pixels
-        except NotScoredError as exc:
-            reasons[exc.message] = reasons.get(exc.message, 0) + 1
-        advance()
-    for reason, count in reasons.items():
-        log.warning("images_left_out", count=count, reason=reason)
-    if not found:
-        raise ConfigurationError("none of the radiographs can be used", remedy="run: triage-node doctor")
-    return ImageSet(np.stack(list(found.values())), tuple(found), tuple(map(hashed, found)))
-
-
 def training_sets(
     sets: RsnaSets, grid: Preprocessing, advance: Callable[[], None] = lambda: None
-) -> tuple[ImageSet, ImageSet]:
-    """Return the normal set and the mixture on the grid; shared images are read once."""
-    both = load_images(list(dict.fromkeys((*sets.normal, *sets.mixture))), grid, advance)
-    normal, mixture = ({image.patient_id for image in part} for part in (sets.normal, sets.mixture))
-    return both.select([key in normal for key in both.keys]), both.select([key in mixture for key in both.keys])
+) -> tuple[Loaded, Loaded]:
+    """Return the normal set and the mixture, by the node's own preparation; shared images are read once.
+
+    Raises
+    ------
+    ConfigurationError
+        If none of the radiographs can be used.
+    """
+    both = dict.fromkeys((*sets.normal, *sets.mixture))
+    found = (Found(one.patient_id, hashed(one.patient_id), (one.path,), (one.patient_id,)) for one in both)
+    images = read_each(found, grid, CXR, advance)
+    if not len(images):
+        raise ConfigurationError("none of the radiographs can be used", remedy="run: triage-node doctor")
+
+    def part(wanted: Sequence[RsnaImage]) -> Loaded:
+        raw = {image.patient_id: of_file(image.path) for image in wanted}
+        own = images.select([key in raw for key in images.keys])
+        return Loaded(own, {key: raw[key] for key in own.keys})
+
+    return part(sets.normal), part(sets.mixture)
 
 
 def labelled_test_rows(sets: RsnaSets) -> list[Row]:

@@ -20,10 +20,9 @@ from triage.manifest import DataSource
 from workers.lab.calibrate import Measurer, Numbers, estimate
 from workers.lab.evaluation.bootstrap import Bootstrap, auc_interval
 from workers.lab.image_set import ImageSet
-from workers.lab.images import load
+from workers.lab.images import load, load_with_raw
 from workers.lab.order import look
 from workers.lab.presets import find_preset
-from workers.lab.probe import raw_images
 from workers.lab.progress import show_progress
 from workers.lab.rsna import NIH
 from workers.lab.train import Run, train
@@ -121,8 +120,8 @@ def make(recipe: Recipe, data: Path, out: Path, *, resume: bool = False) -> Bund
     """
     preset = find_preset(recipe.preset)
 
-    def images(*sources: str) -> ImageSet:
-        return load([f"{data / source}" for source in sources], preset.preprocessing, preset.modality)
+    def images(source: str) -> ImageSet:
+        return load([f"{data / source}"], preset.preprocessing, preset.modality)
 
     test_normal = images(recipe.test_normal)
     test_abnormal = {label: images(source) for label, source in recipe.test_abnormal.items()}
@@ -131,16 +130,18 @@ def make(recipe: Recipe, data: Path, out: Path, *, resume: bool = False) -> Bund
     def evaluate(measure: Measurer, calibration: Calibration) -> str:
         return evaluation_section(recipe, measure, calibration, test_normal, test_abnormal)
 
-    sets = {
-        sources: images(*sources).without_patients(frozenset(test.patients))
+    loaded = [
+        load_with_raw([f"{data / source}" for source in sources], preset.preprocessing, preset.modality)
         for sources in (recipe.normal, recipe.mixture)
-    }
-    raw = [raw_images([str(data / source) for source in sources], found) for sources, found in sets.items()]
+    ]
+    normal, mixture = (one.images.without_patients(frozenset(test.patients)) for one in loaded)
+    raw = ([one.raw[key] for key in own.keys] for one, own in zip(loaded, (normal, mixture), strict=True))
     probed = look(*raw, seed=0)
+    del loaded
     run = Run(
         preset=preset,
-        normal=sets[recipe.normal],
-        mixture=sets[recipe.mixture],
+        normal=normal,
+        mixture=mixture,
         out=out,
         calibration=test if recipe.calibration_on_test else None,
         excluded=frozenset(test.patients),

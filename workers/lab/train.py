@@ -25,6 +25,7 @@ from workers.flows.glow import Glow, dequantise
 from workers.flows.local_classifier import LocalClassifier
 from workers.flows.posterior import Posterior
 from workers.flows.set_classifier import SetClassifier
+from workers.flows.tensors import write
 from workers.flows.weights import save_flows
 from workers.lab.calibrate import Measurer, calibrate
 from workers.lab.card import write_card
@@ -402,8 +403,7 @@ def _write(
     save_flows(posterior.normal, posterior.mixture, run.out)
     contents = {GOLDEN: make_golden(posterior, manifest, estimators.classifiers)} | estimators.tensors
     for file, tensors in contents.items():
-        save_file(tensors, run.out / file)
-        (run.out / file).chmod(0o644)  # safetensors writes for the owner alone; the score workers may be another user
+        write(tensors, run.out / file)
     mapper = make_mapper(manifest, posterior, normals, classifiers=estimators.classifiers)
     if mapper is not None:
         write_maps(run.out, mapper)

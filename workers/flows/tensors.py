@@ -1,0 +1,53 @@
+"""A bundle's files of tensors: read as what the manifest says or refused, written for everybody to read."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from triage.bundles import Bundle
+from triage.errors import BundleError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def read(bundle: Bundle, file: str, expected: Shapes, *, positive: Collection[str] = ()) -> dict[str, Tensor]:
+    """Return the tensors of a verified bundle's file.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The bundle.
+    file : str
+        The file's name.
+    expected : mapping of str to tuple of int
+        Names and shapes of all its tensors.
+    positive : collection of str
+        Names of those that must be above 0 throughout.
+
+    Raises
+    ------
+    BundleError
+        If they are others, or not all finite numbers.
+    """
+    problem = f"bundle {bundle.name}: {file} doesn't hold what the manifest says"
+    try:
+        tensors = load_file(bundle.folder / file)
+    except (OSError, SafetensorError) as exc:
+        raise BundleError(problem, remedy="get the bundle again") from exc
+    if (
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected
+        or not all(t.is_floating_point() and bool(torch.isfinite(t).all()) for t in tensors.values())
+        or not all(bool((tensors[name] > 0).all()) for name in positive)
+    ):
+        raise BundleError(problem, remedy="get the bundle again")
+    return tensors
+
+
+def write(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a file of a bundle that is being made."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    path.chmod(0o644)  # safetensors writes for the owner alone; the score workers may be another user
