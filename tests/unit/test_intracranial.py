@@ -9,7 +9,8 @@ import pytest
 from tests.bench.bleeds import PIXEL_MM, drawn
 from tests.support.peers import shared
 from triage.bundles import Bundle
-from triage.messages import ModelInput
+from triage.calibration import UNLIKE
+from triage.messages import ModelInput, Score
 from workers.flows.engine import Engine
 from workers.flows.intracranial import inside_skull
 from workers.images.volume import lying_straight
@@ -59,3 +60,11 @@ def test_a_bleed_lifts_a_head_after_a_craniectomy(engine: Engine) -> None:
     )
     assert before.percentile < 80
     assert after.percentile > 95
+
+
+def test_a_head_in_which_no_brain_is_found_has_no_score(engine: Engine) -> None:
+    """What was not looked at is not normal: it stays in arrival order."""
+    hu, between = head()
+    score = engine.score(ModelInput(modality="BCT", pixels=on_grid(engine, hu.clip(None, 60), between)))
+    assert score.not_scored == UNLIKE
+    assert Score.from_wire(score.to_wire()).not_scored == UNLIKE

@@ -228,13 +228,18 @@ class LocalClassifier:
         return float((self.statistics(pixels) - self.centre) / self.scale @ np.asarray(self.spec.weights))
 
     def statistics(self, pixels: Grey) -> Maps:
-        """Return the three statistics of one image, not standardised, float64, (3,)."""
+        """Return the three statistics of one image, not standardised, float64, (3,).
+
+        Of a head in which hardly a slice shows brain there are none, NaN: what wasn't looked at isn't normal.
+        """
         spec = self.spec
         if self.slices is None:
             found = [_of_radiograph(*self.members(pixels, turn), spec.top) for turn in spec.turns]
             averaged: Maps = np.stack(found).mean(0)
             return averaged
         reading, heads = self.reading(pixels)
+        if reading.inside.any((1, 2)).sum() < spec.slices:
+            return np.full(3, np.nan)
         by_slice = reading.slices(self.slices, spec)
         slices = np.sort(heads.mean(0), 0)[-spec.slices :].mean(0)
         return np.concatenate([[np.sort(by_slice)[-spec.slices :].mean()], slices])

@@ -47,7 +47,7 @@ def read(bundle: Bundle, file: str, expected: Shapes, *, positive: Collection[st
     return tensors
 
 
-def write(tensors: Mapping[str, Tensor], path: Path) -> None:
+def write(tensors: Mapping[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
     """Write a file of a bundle that is being made."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
     path.chmod(0o644)  # safetensors writes for the owner alone; the score workers may be another user

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 import torch
 
 from triage.calibration import COMBINED, FLOWS, Calibration, OperatingPoint, Term
@@ -17,6 +18,8 @@ from workers.lab.fit import FlowGrid
 from workers.lab.image_set import ImageSet, Pixels
 from workers.lab.presets import Preset
 from workers.lab.weigh import weighed
+
+log = structlog.get_logger(__name__)
 
 FLAG_RATES = (0.05, 0.1, 0.2)
 #: With fewer held-out images of either set to weigh them by, the estimators stay weighed as the preset says.
@@ -89,7 +92,7 @@ def calibrate(
     preset : Preset
         The estimators' and the levels' weights, and how far ranges reach beyond the reference.
     """
-    levels, largest, values = measure(images.pixels)
+    images, levels, largest, values = _measured(measure, images)
     template = np.mean([coarse(image) for image in images.pixels], axis=0)
     rows = []
     for number, image in enumerate(images.pixels):
@@ -117,7 +120,7 @@ def calibrate(
     reference = np.sort(by_estimator.pop(COMBINED))
     normal_reference: list[float] = []
     if normals:
-        levels, _, values = measure(normals.pixels)
+        _, levels, _, values = _measured(measure, normals)
         normal_reference = np.sort(_estimates(draft, measure, levels, values)[COMBINED]).tolist()
     whole = draft.model_copy(
         update={
@@ -128,6 +131,17 @@ def calibrate(
     )
     points = tuple(point_at(whole, "flag_rate", rate, flag_threshold(reference, rate)) for rate in FLAG_RATES)
     return Calibration.model_validate(whole.model_copy(update={"operating_points": points}).model_dump())
+
+
+def _measured(measure: Measurer, images: ImageSet) -> tuple[ImageSet, Numbers, Numbers, list[dict[str, float]]]:
+    """Return what `Measurer` does, and the images, without those that will have no score: not all of it is finite."""
+    levels, largest, values = measure(images.pixels)
+    finite = np.array([all(map(math.isfinite, row.values())) for row in values])
+    good = finite & np.isfinite(levels).all((0, 2, 3)) & np.isfinite(largest).all((0, 2))
+    if not good.all():
+        log.warning("not_calibrated_on", images=int((~good).sum()), reason="not all of their numbers are finite")
+    kept = [row for row, ok in zip(values, good, strict=True) if ok]
+    return images.select(good.tolist()), levels[:, good], largest[:, good], kept
 
 
 def point_at(calibration: Calibration, kind: str, target: float, threshold: float) -> OperatingPoint:
@@ -147,7 +161,7 @@ def _weighed(
     chosen, others = normals.divided(0.5, "weighing")
     if min(len(chosen), len(others), len(next(iter(mixture.values())))) < LEAST_WEIGHING:
         return terms, normals
-    levels, _, values = measure(chosen.pixels)
+    _, levels, _, values = _measured(measure, chosen)
     return weighed(terms, _by_estimator(preset, levels, values), mixture, preset.pooling), others
 
 

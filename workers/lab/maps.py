@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import structlog
-from safetensors.numpy import save_file
+import torch
 
 from triage.bundles import MAPS
 from triage.manifest import Manifest
@@ -12,6 +12,7 @@ from workers.flows.classifiers import NONE, Classifiers
 from workers.flows.flow_maps import Expected
 from workers.flows.posterior import Posterior
 from workers.flows.relevance import Mapper, Method, Standard, map_size, maps_of, smoothed
+from workers.flows.tensors import write
 from workers.lab.fit import FlowGrid, shifted
 from workers.lab.image_set import ImageSet
 
@@ -80,6 +81,5 @@ def write_maps(folder: Path, mapper: Mapper) -> None:
     tensors = {"mean": mapper.standard.mean, "spread": mapper.standard.spread}
     if mapper.expected is not None:
         tensors |= {"centre": mapper.expected.centre, "basis": mapper.expected.basis}
-    single = {name: np.ascontiguousarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
-    save_file(single, folder / MAPS, metadata={"method": str(mapper.method)})
-    (folder / MAPS).chmod(0o644)  # safetensors writes for the owner alone; the score workers may be another user
+    single = {name: torch.from_numpy(tensor).float() for name, tensor in tensors.items()}
+    write(single, folder / MAPS, metadata={"method": str(mapper.method)})

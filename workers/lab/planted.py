@@ -5,8 +5,8 @@ not in the machine: the set classifier learns from them in which direction disea
 (as in self-supervised anomaly detection, e.g. arXiv:2011.04197). They are crude, and no test uses this generator.
 
 `with_place` plants a richer mixture into a chest X-ray and says where: the local classifier learns from it. Soft
-opacities are among it, so that it finds those of tests/support/lesions.py is partly circular, though their sizes, shapes, places and contrasts,
-and how they brighten an image, are drawn differently.
+opacities are among it, so that it finds those of tests/support/lesions.py is partly circular, though their sizes,
+shapes, places and contrasts, and how they brighten an image, are drawn differently.
 """
 
 from collections.abc import Callable
