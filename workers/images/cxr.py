@@ -145,10 +145,14 @@ def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None)
     if max(content.shape) > MAX_ASPECT * min(content.shape):
         raise NotScoredError("the exposed part of the image is not shaped like a chest")
     resized = _resized(np.ascontiguousarray(content), size)
-    low, median, high = tones(resized)
+    return _standardised(resized)
+
+
+def _standardised(image: Floats) -> npt.NDArray[np.uint8]:
+    low, median, high = tones(image)
     if high - low < 0.02:
         raise NotScoredError("the image is blank")
-    tensor: npt.NDArray[np.uint8] = np.round(standardised(resized, low, median, high) * 255).astype(np.uint8)
+    tensor: npt.NDArray[np.uint8] = np.round(scaled(image, low, median, high) * 255).astype(np.uint8)
     return tensor
 
 
@@ -163,15 +167,15 @@ def tones(image: Greys) -> tuple[float, float, float]:
     return low, median, high
 
 
-def standardised(image: Greys, low: float, median: float, high: float) -> Greys:
+def scaled(image: Greys, low: float, median: float, high: float) -> Greys:
     """Scale greys so that exposure, window and tone curve hardly matter: ``low`` and ``high`` become 0 and 1.
 
     A power brings ``median`` to mid-grey.
     """
     share = float(np.clip((median - low) / (high - low), 0.05, 0.95))
     power = np.clip(np.log(0.5) / np.log(share), *POWERS)
-    scaled: Greys = np.clip((image - low) / (high - low), 0, 1) ** power
-    return scaled
+    found: Greys = np.clip((image - low) / (high - low), 0, 1) ** power
+    return found
 
 
 def _resized(image: Floats, size: tuple[int, ...]) -> Floats:

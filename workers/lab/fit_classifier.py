@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from workers.flows.set_classifier import FeatureExtractor, Features
-from workers.images.cxr import standardised, tones
+from workers.images.cxr import scaled, tones
 from workers.lab.image_set import ImageSet, Pixels, share
 from workers.lab.imagenet import frozen_blocks
 from workers.lab.planted import planted
@@ -254,7 +254,7 @@ def _clipped(image: Features, rng: np.random.Generator, grey_levels: int) -> Fea
     top = grey_levels - 1
     bright = np.clip(image * rng.uniform(1, 1.3), 0, top)
     low, median, high = tones(bright)
-    standard: Features = standardised(bright, low, median, max(high, low + 1e-3)).astype(np.float64) * top
+    standard: Features = scaled(bright, low, median, max(high, low + 1e-3)).astype(np.float64) * top
     return standard
 
 
