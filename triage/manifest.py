@@ -3,7 +3,7 @@
 from math import prod
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from triage.calibration import COMBINED, FLOWS, LOCAL_CLASSIFIER, SET_CLASSIFIER
 
@@ -147,6 +147,15 @@ class Architecture(_Part):
         return self
 
 
+def _ascending(window: tuple[float, float]) -> tuple[float, float]:
+    if not window[0] < window[1]:
+        raise ValueError("window ends before it starts")
+    return window
+
+
+Window = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_ascending)]
+
+
 class Classifier(_Part):
     """The second estimator: a linear classifier of the normal set against the mixture, on features of a frozen network.
 
@@ -180,7 +189,7 @@ class Classifier(_Part):
     size: Annotated[tuple[Annotated[int, Field(ge=8, le=512)], ...], Field(min_length=2, max_length=2)]
     blocks: Annotated[tuple[Annotated[int, Field(ge=0, le=15)], ...], Field(min_length=1, max_length=16)]
     statistics: Annotated[tuple[Literal["mean", "sd", "max"], ...], Field(min_length=1, max_length=3)]
-    window: tuple[FiniteFloat, FiniteFloat] | None = None
+    window: Window | None = None
     slab: int = Field(1, ge=1, le=64)
     smooth: float = Field(0.0, ge=0, le=8)
     top: int = Field(1, ge=1, le=64)
@@ -191,8 +200,6 @@ class Classifier(_Part):
     def _makes_sense(self) -> Self:
         if list(self.blocks) != sorted(set(self.blocks)):
             raise ValueError("blocks are not in ascending order")
-        if self.window is not None and not self.window[0] < self.window[1]:
-            raise ValueError("window ends before it starts")
         return self
 
 
@@ -240,7 +247,7 @@ class Local(_Part):
     size: Annotated[tuple[Annotated[int, Field(ge=16, le=512, multiple_of=8)], ...], Field(min_length=2, max_length=2)]
     widths: Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(min_length=4, max_length=4)]
     members: int = Field(1, ge=1, le=16)
-    window: tuple[FiniteFloat, FiniteFloat] | None = None
+    window: Window | None = None
     soften: float = Field(0.0, ge=0, le=8)
     neighbours: int = Field(0, ge=0, le=4)
     components: int = Field(0, ge=0, le=512)
@@ -256,8 +263,6 @@ class Local(_Part):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
-        if self.window is not None and not self.window[0] < self.window[1]:
-            raise ValueError("window ends before it starts")
         if not any(self.weights):
             raise ValueError("all weights are 0")
         return self

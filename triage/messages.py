@@ -1,7 +1,7 @@
 """The typed records that cross rooms, and the only ones that cross the broker.
 
-Nothing here may hold a UID, a name, an identifier or a date of a patient: a job is known by its number alone
-(design invariant 7). `to_wire` and `from_wire` turn a record into msgpack-able builtins and back.
+Nothing here may hold a UID, a name, an identifier or a date of a patient: a job is known by its number alone.
+`to_wire` and `from_wire` turn a record into msgpack-able builtins and back.
 """
 
 from dataclasses import asdict, dataclass, field, fields, replace

@@ -1,4 +1,4 @@
-"""Nothing that crosses the broker says who the patient is (design invariant 7)."""
+"""Nothing that crosses the broker says who the patient is."""
 
 import base64
 import json

@@ -39,8 +39,9 @@ from workers.lab.imagenet import frozen_blocks
 from workers.lab.images import load
 from workers.lab.presets import ClassifierRecipe, Preset, find_preset
 from workers.lab.progress import show_progress
+from workers.lab.run import Run
 from workers.lab.starter import RECIPES
-from workers.lab.train import Run, train
+from workers.lab.train import train
 
 Numbers = npt.NDArray[np.float64]
 Truth = npt.NDArray[np.bool_]

@@ -30,7 +30,8 @@ from workers.lab.fit import FlowGrid
 from workers.lab.image_set import Pixels
 from workers.lab.presets import Preset
 from workers.lab.progress import show_progress
-from workers.lab.train import Run, train
+from workers.lab.run import Run
+from workers.lab.train import train
 
 Numbers = npt.NDArray[np.float64]
 HIGHEST = 0.05

@@ -61,7 +61,7 @@ def a_view(chest: Dataset, *, flip: bool = False, **attributes: object) -> Datas
 
 
 def test_all_frontal_views_are_scored(store: Store, chest: Dataset) -> None:
-    """An abnormal one must not stay unseen beside a normal one (shared/dicom.md, section 5)."""
+    """An abnormal one must not stay unseen beside a normal one."""
     ap, lateral = a_view(chest, ViewPosition="AP"), copy(chest, ViewPosition="LL")
     found = score_input(store([ap, lateral, chest, copy(chest)]))
     assert len(found.model_input.others) == 1

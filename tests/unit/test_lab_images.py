@@ -17,7 +17,7 @@ from workers.lab.folders import files_below, listed
 from workers.lab.image_set import ImageSet, linked
 from workers.lab.images import load, load_with_raw
 from workers.lab.presets import find_preset
-from workers.lab.train import Run, split
+from workers.lab.run import Run, split
 
 GRID = Preprocessing(size=(64, 64), grey_levels=256)
 HEAD = Preprocessing(size=(8, 32, 32), spacing_mm=(10.0, 7.0, 7.0), grey_levels=128)

@@ -16,7 +16,8 @@ from workers.lab.claim import claimed
 from workers.lab.image_set import ImageSet
 from workers.lab.presets import LocalRecipe, Preset, Schedule
 from workers.lab.rigour import read_record, update_record
-from workers.lab.train import Run, Split, split, train
+from workers.lab.run import Run, Split, split
+from workers.lab.train import train
 
 SCHEDULE = Schedule(epochs=2, batch=8, micro_batch=8, learning_rate=3e-3, warmup_steps=2)
 

@@ -17,6 +17,7 @@ from pydicom.filewriter import dcmwrite
 from triage import __version__
 from triage.errors import ReportError
 from triage.report import codes
+from triage.report.drawing import WARNING
 from triage.report.evidence import IDENTITY, as_evidence
 from triage.report.result import ReportInput
 from triage.report.sr import content_tree, without_failed_values
@@ -24,7 +25,8 @@ from triage.sop_classes import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR, ENHANCED_S
 from triage.uids import derived_uid
 
 SERIES_NUMBER = {"CXR": 9801, "BCT": 9802}
-SERIES_DESCRIPTION = "AI TRIAGE - NOT FOR DIAGNOSIS"
+#: What highdicom raises on attributes that it cannot use.
+UNUSABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 
 _CONSTRUCTORS = {
     COMPREHENSIVE_3D_SR: sr.Comprehensive3DSR,
@@ -96,7 +98,7 @@ def build_report(
             previous_versions=None if previous is None else [previous],
             **_document_attributes(result),
         )
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+    except UNUSABLE as exc:
         raise ReportError("no Structured Report can be built from these source instances") from exc
     return finished(report, sources[0], result)
 
@@ -121,7 +123,7 @@ def shared_attributes(result: ReportInput) -> dict[str, Any]:
         "manufacturer_model_name": codes.MODEL_NAME,
         "software_versions": __version__,
         "device_serial_number": result.station,
-        "series_description": SERIES_DESCRIPTION,
+        "series_description": WARNING,
         "specific_character_set": "ISO_IR 192",
         "content_qualification": "RESEARCH",
         "content_date": created.date(),

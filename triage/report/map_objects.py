@@ -27,14 +27,14 @@ from triage.messages import Relevance
 from triage.pictures import Backdrop, Planes
 from triage.report import codes
 from triage.report.build import (
-    SERIES_DESCRIPTION,
+    UNUSABLE,
     contributing_equipment,
     finished,
     hash_of_inputs,
     shared_attributes,
     without_identity,
 )
-from triage.report.drawing import TO_SD, draw
+from triage.report.drawing import TO_SD, WARNING, draw
 from triage.report.evidence import as_evidence, lossy_compression
 from triage.report.result import ReportInput
 from triage.report.text import text_of
@@ -47,8 +47,6 @@ _PLACEMENT = frozenset({
     "Rows", "Columns", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "SliceThickness", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 })  # fmt: skip
-# What highdicom raises on attributes that it cannot use.
-_UNUSABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 
 
 def build_capture(
@@ -106,7 +104,7 @@ def build_capture(
             **_series_and_instance(sources, result, relevance, SECONDARY_CAPTURE),
             **shared_attributes(result),
         )
-    except _UNUSABLE as exc:
+    except UNUSABLE as exc:
         raise ReportError("no Secondary Capture can be built from these source instances") from exc
     if result.modality == "CXR":
         # Heads are drawn with the patient's left on the right; a radiograph as it came, whatever its side.
@@ -165,7 +163,7 @@ def build_parametric_map(
             ],
             voi_lut_transformations=[VOILUTTransformation(window_center=TO_SD / 2, window_width=TO_SD)],
             content_label="RELEVANCE",
-            content_description=f"{SERIES_DESCRIPTION}: {relevance.method}"[:64],
+            content_description=f"{WARNING}: {relevance.method}"[:64],
             pixel_measures=PixelMeasuresSequence(
                 pixel_spacing=(rows, columns), slice_thickness=depth, spacing_between_slices=depth
             ),
@@ -177,7 +175,7 @@ def build_parametric_map(
             **_series_and_instance(sources, result, relevance, PARAMETRIC_MAP),
             **shared_attributes(result),
         )
-    except _UNUSABLE as exc:
+    except UNUSABLE as exc:
         raise ReportError("no Parametric Map can be built from these source instances") from exc
     parametric.BodyPartExamined = "HEAD"
     # highdicom's is random; the same map is to be the same bytes.

@@ -3,8 +3,8 @@
 Per step, in float64 and only then rounded: actnorm and 1x1 convolution become one C x C matrix and a shift; the
 coupling net's actnorms and its e^{3 logs} go into its weights; its outputs are reordered from interleaved (t, a) to
 all t, then all a; the channel that is 1 on the padding becomes one constant vector for each way in which a site can lie
-at the border. All log-determinants that don't depend on the image are one float64 number a level (`../flows.md` in the
-design notes, section 4; the algebra is that of arXiv:1807.03039, table 1).
+at the border. All log-determinants that don't depend on the image are one float64 number a level (the algebra is that
+of arXiv:1807.03039, table 1).
 
 Everything is three-dimensional here: an image is a volume of one slice, and its kernels have one plane.
 """

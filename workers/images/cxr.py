@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from workers.images.borders import content_box
 from workers.images.gate_cxr import check_frontal_chest
 from workers.images.pixels import Floats, Mask, displayed
 from workers.images.sources import CXR, Grid, Prepared, Source
+
+Greys = npt.NDArray[np.floating[Any]]
 
 #: Smaller than this, an image is an icon or a detail, not a chest.
 MIN_SIDE_PIXELS = 96
@@ -146,21 +149,33 @@ def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None)
 
 
 def _standardised(image: Floats) -> npt.NDArray[np.uint8]:
-    """Scale greys so that exposure, window and tone curve hardly matter, measured where the lungs and heart are.
+    low, median, high = tones(image)
+    if high - low < 0.02:
+        raise NotScoredError("the image is blank")
+    tensor: npt.NDArray[np.uint8] = np.round(scaled(image, low, median, high) * 255).astype(np.uint8)
+    return tensor
 
-    Corners and edges, with their markers and air, take no part in it: the 1st and 99th percentiles of the middle
-    become 0 and 255, and a power brings its median to mid-grey.
+
+def tones(image: Greys) -> tuple[float, float, float]:
+    """Return the 1st percentile, the median and the 99th percentile of where the lungs and heart are.
+
+    Corners and edges, with their markers and air, take no part in it.
     """
     edges = [round(EDGE * n) for n in image.shape]
     middle = image[edges[0] : image.shape[0] - edges[0], edges[1] : image.shape[1] - edges[1]]
     low, median, high = (float(v) for v in np.percentile(middle, (1, 50, 99)))
-    if high - low < 0.02:
-        raise NotScoredError("the image is blank")
+    return low, median, high
+
+
+def scaled(image: Greys, low: float, median: float, high: float) -> Greys:
+    """Scale greys so that exposure, window and tone curve hardly matter: ``low`` and ``high`` become 0 and 1.
+
+    A power brings ``median`` to mid-grey.
+    """
     share = float(np.clip((median - low) / (high - low), 0.05, 0.95))
     power = np.clip(np.log(0.5) / np.log(share), *POWERS)
-    scaled = np.clip((image - low) / (high - low), 0, 1) ** power
-    tensor: npt.NDArray[np.uint8] = np.round(scaled * 255).astype(np.uint8)
-    return tensor
+    found: Greys = np.clip((image - low) / (high - low), 0, 1) ** power
+    return found
 
 
 def _resized(image: Floats, size: tuple[int, ...]) -> Floats:

@@ -42,8 +42,8 @@ class Progress:
     stage: str
     step: int
     steps: int
-    train_bpd: float
-    valid_bpd: float
+    train_bpd: float = math.nan
+    valid_bpd: float = math.nan
     train_levels: tuple[float, ...] = ()
     valid_levels: tuple[float, ...] = ()
     skipped: int = 0

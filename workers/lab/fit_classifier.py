@@ -23,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from workers.flows.set_classifier import FeatureExtractor, Features
+from workers.images.cxr import scaled, tones
 from workers.lab.image_set import ImageSet, Pixels, share
 from workers.lab.imagenet import frozen_blocks
 from workers.lab.planted import planted
@@ -249,14 +250,11 @@ def _through_machine(pixels: Pixels, rng: np.random.Generator, grey_levels: int)
 
 
 def _clipped(image: Features, rng: np.random.Generator, grey_levels: int) -> Features:
-    """Return the image overexposed, its greys then standardised again as `workers.images.cxr` does."""
+    """Return the image overexposed, its greys then standardised again as the node does."""
     top = grey_levels - 1
     bright = np.clip(image * rng.uniform(1, 1.3), 0, top)
-    edge = round(0.12 * min(image.shape))
-    low, median, high = np.percentile(bright[edge:-edge, edge:-edge], (1, 50, 99))
-    share = np.clip((median - low) / max(high - low, 1e-3), 0.05, 0.95)
-    power = np.clip(np.log(0.5) / np.log(share), 0.5, 2.0)
-    standard: Features = np.clip((bright - low) / max(high - low, 1e-3), 0, 1) ** power * top
+    low, median, high = tones(bright)
+    standard: Features = scaled(bright, low, median, max(high, low + 1e-3)).astype(np.float64) * top
     return standard
 
 

@@ -23,7 +23,7 @@ from workers.lab.presets import Preset, find_preset
 from workers.lab.probe import MATCH, Acquisition, probe, probed
 from workers.lab.progress import counting, show_progress
 from workers.lab.rigour import read_record, update_record
-from workers.lab.train import Run
+from workers.lab.run import Run
 from workers.lab.train import train as train_bundle
 
 

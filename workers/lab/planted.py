@@ -152,10 +152,10 @@ def _cluster(shape: Shape, middle: Place, pixel: float, rng: np.random.Generator
 def _consolidation(shape: Shape, middle: Place, pixel: float, rng: np.random.Generator) -> Blob:
     """Return patches, half of them ending at a fissure."""
     found = _soft(shape, middle, pixel * rng.uniform(8, 20), rng)
-    found = found * _step(_clouds(shape, pixel * rng.uniform(5, 12), rng) + rng.uniform(0, 1), 0.25)
+    found = found * step(_clouds(shape, pixel * rng.uniform(5, 12), rng) + rng.uniform(0, 1), 0.25)
     if rng.uniform() < 0.5:
         down, _ = _turned(shape, middle, rng.uniform(-0.4, 0.4) + rng.choice([0, np.pi]))
-        found = found * _step(down, pixel * rng.uniform(0.8, 2.5))
+        found = found * step(down, pixel * rng.uniform(0.8, 2.5))
     scaled: Blob = found / max(float(found.max()), 1e-3)
     return scaled
 
@@ -164,14 +164,14 @@ def _effusion(shape: Shape, _: Place, pixel: float, rng: np.random.Generator) ->
     """Return a basal opacity of one side that rises towards the chest wall."""
     row, column = np.mgrid[: shape[0], : shape[1]] / np.array(shape)[:, None, None]
     from_wall = np.abs(column - rng.choice([rng.uniform(0.02, 0.14), rng.uniform(0.86, 0.98)]))
-    below = _step(row - rng.uniform(0.5, 0.8) - 0.5 * from_wall, pixel * rng.uniform(1.5, 5) / shape[0])
-    found: Blob = below * _step(rng.uniform(0.34, 0.4) - from_wall, 3 * pixel / shape[1])
+    below = step(row - rng.uniform(0.5, 0.8) - 0.5 * from_wall, pixel * rng.uniform(1.5, 5) / shape[0])
+    found: Blob = below * step(rng.uniform(0.34, 0.4) - from_wall, 3 * pixel / shape[1])
     return found
 
 
 def _nodule(shape: Shape, middle: Place, pixel: float, rng: np.random.Generator) -> Blob:
     down, across = _turned(shape, middle, 0.0)
-    return _step(pixel * rng.uniform(1.8, 5) - np.hypot(down, across), pixel * rng.uniform(0.4, 1))
+    return step(pixel * rng.uniform(1.8, 5) - np.hypot(down, across), pixel * rng.uniform(0.4, 1))
 
 
 def _reticular(shape: Shape, middle: Place, pixel: float, rng: np.random.Generator) -> Blob:
@@ -179,9 +179,9 @@ def _reticular(shape: Shape, middle: Place, pixel: float, rng: np.random.Generat
     return np.clip(window * np.abs(_clouds(shape, pixel * rng.uniform(2, 4), rng)), 0, 1.5)
 
 
-def _step(x: Blob, width: float) -> Blob:
-    """Return a step from 0 to 1 where ``x`` passes 0."""
-    found: Blob = special.expit(x / width)
+def step(x: Blob, width: float) -> npt.NDArray[np.float64]:
+    """Return a step from 0 to 1 where ``x`` passes 0, so many units wide."""
+    found: npt.NDArray[np.float64] = special.expit(x / width)
     return found
 
 

@@ -13,10 +13,11 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage, special
+from scipy import ndimage
 
 from workers.flows.intracranial import inside_skull
 from workers.lab.image_set import Pixels
+from workers.lab.planted import step
 
 Values = npt.NDArray[np.float32]
 Place = npt.NDArray[np.float64]
@@ -147,8 +148,8 @@ def _intraparenchymal(head: Head, rng: np.random.Generator) -> tuple[Place, Plac
     distance = distance * (1 + rng.uniform(0, 0.3) * head.clouds(rng, 6))
     edema = np.zeros_like(distance)
     if rng.uniform() < 0.4:
-        edema = -rng.uniform(3, 10) * _step(rng.uniform(1.3, 1.8) - distance, 0.15) * head.inside
-    return _step(1 - distance, 1.5 / radius), edema
+        edema = -rng.uniform(3, 10) * step(rng.uniform(1.3, 1.8) - distance, 0.15) * head.inside
+    return step(1 - distance, 1.5 / radius), edema
 
 
 def _along_skull(head: Head, rng: np.random.Generator) -> tuple[Place, Place]:
@@ -162,7 +163,7 @@ def _along_skull(head: Head, rng: np.random.Generator) -> tuple[Place, Place]:
         length = rng.uniform(25, 90)
         thickness = rng.uniform(2, 9) * np.clip(3 - 3 * (distance / length) ** 2, -1, 1)
     thickness = thickness * (1 + rng.uniform(0, 0.25) * head.clouds(rng, 10))
-    return _step(thickness - head.depth_mm, 0.8) * (distance < 1.2 * length), np.zeros_like(distance)
+    return step(thickness - head.depth_mm, 0.8) * (distance < 1.2 * length), np.zeros_like(distance)
 
 
 def _in_fluid(head: Head, rng: np.random.Generator) -> tuple[Place, Place]:
@@ -170,9 +171,9 @@ def _in_fluid(head: Head, rng: np.random.Generator) -> tuple[Place, Place]:
     if len(head.fluid) < 50:
         return _along_skull(head, rng)
     z, y, x = head.away_from(_one_of(head.fluid, rng))
-    near = _step(rng.uniform(8, 45) - np.sqrt(z**2 + y**2 + x**2), 2)
+    near = step(rng.uniform(8, 45) - np.sqrt(z**2 + y**2 + x**2), 2)
     if rng.uniform() < 0.4:
-        near = near * _step(y - rng.uniform(-5, 5), 1.5)
+        near = near * step(y - rng.uniform(-5, 5), 1.5)
     dark = np.clip((rng.uniform(34, 42) - head.smooth) / rng.uniform(6, 14), 0, 1)
     if rng.uniform() < 0.4:
         dark = ndimage.grey_dilation(dark, (1, 3, 3))
@@ -188,8 +189,8 @@ def _along_fold(head: Head, rng: np.random.Generator) -> tuple[Place, Place]:
         x = x + (point[2] - middle) * head.spacing_mm[2]
     turn = rng.normal(0, 0.2) if rng.uniform() < 0.6 else rng.uniform(0, np.pi)
     off = x * np.cos(turn) + y * np.sin(turn) + 1.5 * head.clouds(rng, 15)
-    near = _step(rng.uniform(12, 45) - np.sqrt(z**2 + y**2 + x**2), 2)
-    return _step(rng.uniform(0.8, 2.5) - np.abs(off), 0.7) * near, np.zeros_like(near)
+    near = step(rng.uniform(12, 45) - np.sqrt(z**2 + y**2 + x**2), 2)
+    return step(rng.uniform(0.8, 2.5) - np.abs(off), 0.7) * near, np.zeros_like(near)
 
 
 _KINDS: dict[Kind, float] = {_intraparenchymal: 0.4, _along_skull: 0.36, _in_fluid: 0.14, _along_fold: 0.1}
@@ -198,9 +199,3 @@ _KINDS: dict[Kind, float] = {_intraparenchymal: 0.4, _along_skull: 0.36, _in_flu
 def _one_of(points: Point, rng: np.random.Generator) -> Point:
     one: Point = points[rng.integers(len(points))]
     return one
-
-
-def _step(x: Place, width: float) -> Place:
-    """Return a step from 0 to 1 where ``x`` passes 0."""
-    found: Place = special.expit(x / width)
-    return found

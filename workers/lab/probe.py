@@ -1,6 +1,7 @@
 """The acquisition probe: can the two training sets be told apart by machine, borders and noise alone?
 
-If they can, so can the flows, and their ratio learns the machine instead of the disease (flows.md, findings 2 and 7f).
+If they can, so can the flows, and their ratio learns the machine instead of the disease: a ratio that told such sets
+apart with an AUC of 0.98 found hardly any opacity (0.52 to 0.57) once both came from one machine.
 """
 
 from collections.abc import Callable, Sequence

@@ -25,7 +25,8 @@ from workers.lab.order import look
 from workers.lab.presets import find_preset
 from workers.lab.progress import show_progress
 from workers.lab.rsna import NIH
-from workers.lab.train import Run, train
+from workers.lab.run import Run
+from workers.lab.train import train
 
 # Twelve volumes without and twelve with hemorrhage that nothing is trained on; among them those in DICOM files.
 BCT_TEST_NORMAL = "54,59,62,64,96,99,106,110,113,120,123,126"

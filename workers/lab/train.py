@@ -1,6 +1,5 @@
 """From images to a bundle: base flow, normal flow, mixture flow, classifiers, calibration."""
 
-import hashlib
 import math
 import shutil
 from collections.abc import Callable
@@ -8,9 +7,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
-import numpy as np
 import structlog
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,7 +16,7 @@ from torch import Tensor
 from triage.bundles import CLASSIFIER, GOLDEN, LOCAL, Bundle, new_bundle_folder, write_bundle
 from triage.calibration import Calibration
 from triage.errors import ConfigurationError, TrainingDivergedError
-from triage.manifest import DataSource, Manifest, Training
+from triage.manifest import Manifest, Training
 from workers.flows.classifiers import Classifiers
 from workers.flows.glow import Glow, dequantise
 from workers.flows.local_classifier import LocalClassifier
@@ -35,11 +32,12 @@ from workers.lab.fit import FlowGrid, Progress, Stage
 from workers.lab.fit_classifier import fit_classifier
 from workers.lab.fit_local import fit_local
 from workers.lab.golden import make_golden
-from workers.lab.image_set import ImageSet, share
+from workers.lab.image_set import ImageSet
 from workers.lab.maps import MIN_NORMALS, make_mapper, write_maps
 from workers.lab.parallel import current
 from workers.lab.presets import Preset, Schedule
 from workers.lab.rigour import write_record
+from workers.lab.run import Run, Split, split
 
 log = structlog.get_logger(__name__)
 
@@ -48,114 +46,6 @@ INITIAL_IMAGES = 256
 
 DIVERGED = 2.0
 """A flow that needs so many times the bits of an image's plain grey values makes no bundle."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What to train, from what, and where to.
-
-    Attributes
-    ----------
-    preset : Preset
-        The recipe.
-    normal, mixture : ImageSet
-        Reported normals, and unlabelled images; they may share images, and images of one patient share a split.
-    calibration : ImageSet or None
-        Unlabelled images to calibrate on; None takes a share of the mixture's patients.
-    excluded : frozenset of str
-        Patients kept aside for evaluation: none of their images is used.
-    out : Path
-        The bundle's folder; its name is the bundle's. Checkpoints are kept beside it until it is complete.
-    seed : int
-        Of everything random.
-    version, summary : str
-        Of the bundle.
-    data : tuple of DataSource
-        Credits.
-    acquisition_auc : float or None
-        What the acquisition probe found; goes into the manifest.
-    device : torch.device
-        Where to train.
-    """
-
-    preset: Preset
-    normal: ImageSet
-    mixture: ImageSet
-    out: Path
-    calibration: ImageSet | None = None
-    excluded: frozenset[str] = frozenset()
-    seed: int = 0
-    version: str = "1.0.0"
-    summary: str = ""
-    data: tuple[DataSource, ...] = ()
-    acquisition_auc: float | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where the run can be taken up again."""
-        return self.out.with_name(self.out.name + ".training")
-
-    @property
-    def record(self) -> Path:
-        """Where learning curves and warnings are kept, beside the bundle."""
-        return self.out.with_name(self.out.name + ".record")
-
-    @property
-    def grid(self) -> FlowGrid:
-        """From the bundle's grid to the flows' integers."""
-        return FlowGrid(self.preset.transform, self.preset.architecture, self.preset.preprocessing.grey_levels)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of all that determines the result."""
-        digest = hashlib.sha256(self.preset.model_dump_json().encode())
-        digest.update(f"{self.seed} {sorted(self.excluded)}".encode())
-        for images in filter(None, (self.normal, self.mixture, self.calibration)):
-            digest.update(repr((images.keys, images.patients)).encode())  # a patient's name decides its part
-            digest.update(np.ascontiguousarray(images.pixels).data)
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Split:
-    """Patients of one set for training, for early stopping, and for calibration."""
-
-    train: ImageSet
-    valid: ImageSet
-    calibration: ImageSet
-
-    @property
-    def not_held_out(self) -> ImageSet:
-        """All but those for calibration: the classifiers don't stop early, so they learn from more than the flows."""
-        return ImageSet.union([self.train, self.valid])
-
-
-def split(images: ImageSet, run: Run) -> Split:
-    """Split by patient; a patient's part depends on the patient and the seed alone, so two sets agree on it.
-
-    Raises
-    ------
-    ConfigurationError
-        If a part gets no image.
-    """
-    own = run.calibration
-    images = images.without_patients(run.excluded | frozenset(own.patients if own else ()))
-    places = [share(patient, f"split {run.seed}") for patient in images.patients]
-    valid = run.preset.validation_share
-    held = valid + (0.0 if own else run.preset.calibration_share)
-    parts = Split(
-        images.select([place >= held for place in places]),
-        images.select([place < valid for place in places]),
-        own or images.select([valid <= place < held for place in places]),
-    )
-    if not (len(parts.train) and len(parts.valid) and len(parts.calibration)):
-        people = len(set(images.patients))
-        raise ConfigurationError(
-            f"{len(images)} images of {people} patients are too few to train, validate and calibrate with",
-            remedy="give more patients; files in one sub-folder are taken for one patient's",
-        )
-    return parts
 
 
 def train(
@@ -237,9 +127,10 @@ def _train(
     evaluation = evaluate(measure, calibration)
     for flow in (flow_normal, flow_mixture):
         flow.cpu()  # golden values are a CPU's
-    report(Progress("maps", 0, 1, math.nan, math.nan))
-    bundle = _write(run, estimators, calibration, training, evaluation, normals=_normals_for_maps(run, normal))
-    report(Progress("maps", 1, 1, math.nan, math.nan))
+    report(Progress("maps", 0, 1))
+    normals = _normals_for_maps(run, normal)
+    bundle = _write(run, estimators, calibration, training, evaluation=evaluation, normals=normals)
+    report(Progress("maps", 1, 1))
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     group.wait()
     return bundle
@@ -252,7 +143,7 @@ def _counted(stage: str, total: int, report: Callable[[Progress], None]) -> Call
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        report(Progress(stage, done, max(total, done), math.nan, math.nan))
+        report(Progress(stage, done, max(total, done)))
 
     return advance
 
@@ -352,7 +243,7 @@ def _classifier_tensors(
     preset, found = run.preset, {}
 
     def progress(stage: str) -> Callable[[int, int], None]:
-        return lambda done, of: report(Progress(stage, done, of, math.nan, math.nan))
+        return lambda done, of: report(Progress(stage, done, of))
 
     def kept(stage: str, fit: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         path = run.checkpoints / f"{stage}.{run.fingerprint[:16]}.safetensors"
@@ -381,8 +272,8 @@ def _write(
     estimators: Estimators,
     calibration: Calibration,
     training: Training,
-    evaluation: str,
     *,
+    evaluation: str,
     normals: ImageSet,
 ) -> Bundle:
     """Write the bundle; its sums come last, for with them it is one."""
