@@ -136,3 +136,11 @@ def test_a_damaged_record_loses_no_training(tmp_path: Path) -> None:
     (tmp_path / "training.json").write_text('{"stages": [')
     update_record(tmp_path, {"a": 1})
     assert read_record(tmp_path) == {"a": 1}
+
+
+def test_whose_images_these_are_belongs_to_what_is_resumed(tmp_path: Path) -> None:
+    """The split goes by patients: after a sub-folder was renamed images would calibrate that were trained on."""
+    first = run(tmp_path / "bundle", ())
+    renamed = replace(first.normal, patients=tuple(f"{name}!" for name in first.normal.patients))
+    assert replace(first, normal=renamed).fingerprint != first.fingerprint
+    assert replace(first, seed=first.seed).fingerprint == first.fingerprint
