@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -10,9 +11,11 @@ import structlog
 structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.__stderr__))
 
 
-@pytest.fixture(autouse=True)
-def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test reads the developer's own configuration."""
-    for name in list(os.environ):
-        if name.startswith("TRIAGE_"):
-            monkeypatch.delenv(name)
+@pytest.fixture(scope="session", autouse=True)
+def _no_configuration_from_outside() -> Iterator[None]:
+    """No test reads the developer's own configuration, nor does a node that several tests share."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in list(os.environ):
+            if name.startswith("TRIAGE_"):
+                environment.delenv(name)
+        yield

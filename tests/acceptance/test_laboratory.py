@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
-from tests.acceptance.test_commands import run
+from tests.support.cli import run
 from tests.support.peers import shared
 from tests.support.rsna import make_rsna
 from triage.errors import ConfigurationError
