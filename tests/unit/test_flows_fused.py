@@ -11,15 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.flows import grey, perturbed, tiny_bundle, tiny_calibration
-from tests.unit.test_bundles import resum
+from tests.support.flows import grey, images, pair, resum, tiny_bundle, tiny_calibration
 from triage.bundles import Bundle
 from triage.calibration import UNLIKE
-from triage.manifest import Architecture
 from triage.messages import ModelInput
 from workers.flows.engine import Engine
 from workers.flows.fused import FusedFlows
-from workers.flows.glow import Glow, dequantise
+from workers.flows.glow import dequantise
 
 STARTERS = Path(__file__).parents[2] / "workers" / "models"
 
@@ -32,16 +30,6 @@ OPTIONS = [
 ]
 # One that is cut into strips and chunks in each direction, and ones with axes of one site after squeezing.
 SIZES = [(16, 16), (8, 16, 8), (2, 8, 4), (96, 64), (8, 64, 64), (16, 4)]
-
-
-def pair(size: tuple[int, ...], *, widths: tuple[int, ...] = (7, 5), **options: object) -> list[Glow]:
-    widths = widths[: 1 if min(size) < 4 else 2]
-    architecture = Architecture(size=size, grey_levels=16, depth=2, widths=widths, **options)
-    return [perturbed(Glow(architecture, seed=s), scale=0.05, seed=s) for s in (1, 2)]
-
-
-def images(size: tuple[int, ...], count: int = 3) -> torch.Tensor:
-    return torch.rand(count, 1, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -96,7 +84,7 @@ def test_other_images_of_the_batch_do_not_change_a_bit(size: tuple[int, ...]) ->
 
 SCRIPT = """
 import json, torch
-from tests.unit.test_flows_fused import images, pair
+from tests.support.flows import images, pair
 from workers.flows.fused import FusedFlows
 found = {}
 for size in ((128, 96), (16, 32, 32)):

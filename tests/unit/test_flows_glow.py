@@ -133,21 +133,6 @@ def test_the_same_seed_makes_the_same_flow() -> None:
     assert equal == [True, False]
 
 
-def test_threads_do_not_change_a_score() -> None:
-    posterior = Posterior(flow((32, 32), widths=(32, 32)), flow((32, 32), widths=(32, 32)))
-    grey = np.random.default_rng(0).integers(0, 16, (3, 32, 32), dtype=np.uint8)
-    before = torch.get_num_threads()
-    found = []
-    try:
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            found.append(posterior.level_parts(grey)[0])
-    finally:
-        torch.set_num_threads(before)
-    assert np.allclose(found[0], found[1], rtol=1e-6)
-    assert np.allclose(found[0], found[2], rtol=1e-6)
-
-
 def test_two_equal_flows_cancel_to_exactly_zero() -> None:
     g = flow((8, 8))
     normal, mixture = Posterior(g, g).level_parts(np.zeros((2, 8, 8), np.uint8))
