@@ -132,19 +132,18 @@ def test_shared_levels_cancel_to_exactly_zero(options: dict[str, object]) -> Non
         assert torch.equal(parts, apart)
 
 
-@pytest.mark.parametrize("explosion", [8.0, 30.0])
-def test_a_flow_that_explodes_gives_a_reason_not_a_rank(tmp_path: Path, explosion: float) -> None:
-    """-1e12 nats were seen; infinities come next. Either is caught by the levels' calibrated ranges."""
+def test_a_flow_that_explodes_gives_a_reason_not_a_rank(tmp_path: Path) -> None:
+    """-1e12 nats were seen; the levels' calibrated ranges catch that. Infinities need none: `test_flows_engine`."""
     from safetensors.torch import load_file, save_file
 
     ranges = {f"{flow}.level{level}": (-1e6, 1e6) for flow in ("normal", "mixture") for level in (1, 2)}
     bundle = tiny_bundle(tmp_path / "tiny", calibration=tiny_calibration(ranges=ranges))
     weights = load_file(bundle.folder / "mixture.safetensors")
-    weights["levels.0.steps.0.actnorm.logs"] += explosion
+    weights["levels.0.steps.0.actnorm.logs"] += 8.0
     save_file(weights, bundle.folder / "mixture.safetensors")
     resum(bundle.folder)
     score = Engine(Bundle.open(bundle.folder), "cpu").score(ModelInput(modality="CXR", pixels=grey((8, 8), 256)))
-    assert not math.isfinite(score.log_prob_mixture) or score.log_prob_mixture < -1e12
+    assert -math.inf < score.log_prob_mixture < -1e12
     assert score.not_scored == UNLIKE
 
 
