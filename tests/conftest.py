@@ -2,17 +2,32 @@
 
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 import structlog
+from threadpoolctl import threadpool_limits
 
 # As `serve` does: log lines of parts that run in the test's own process must not get into what a command prints.
 structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.__stderr__))
 
 
-@pytest.fixture(autouse=True)
-def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test reads the developer's own configuration."""
-    for name in list(os.environ):
-        if name.startswith("TRIAGE_"):
-            monkeypatch.delenv(name)
+def pytest_collection_finish() -> None:
+    """Compute with one thread: the processes of tests/run.sh share the cores, where threads wait for one another.
+
+    Nodes and other processes that tests start have as many as ever, and what threads must not change is tested with
+    numbers of its own.
+    """
+    threadpool_limits(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_configuration_from_outside() -> Iterator[None]:
+    """No test reads the developer's own configuration, nor does a node that several tests share."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in list(os.environ):
+            if name.startswith("TRIAGE_"):
+                environment.delenv(name)
+        yield

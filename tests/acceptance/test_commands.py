@@ -6,45 +6,30 @@ import socket
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+from collections.abc import Iterator
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from tests.support.cli import run
 from tests.support.node import Node, running_node
 from tests.support.peers import free_port, wait_until
 from tests.support.studies import chest_studies, dcmsend
-
-CLI = [sys.executable, "-m", "triage.cli.main"]
-
-
-def run(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*CLI, *arguments],
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "160", **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+from triage.cli.main import _assemble, app
 
 
 def test_help_teaches_every_command(tmp_path):
     listed = run("--help", cwd=tmp_path).stdout
+    _assemble()
     for command in (
         "serve", "demo", "doctor", "config", "studies", "outbox", "models", "train", "evaluate", "sample", "send",
         "conformance",
     ):  # fmt: skip
         assert command in listed
-        answer = run(command, "--help", cwd=tmp_path)
-        assert answer.returncode == 0
-        assert "Usage" in answer.stdout
-
-
-@pytest.mark.parametrize("command", ["simulate"])
-def test_what_is_not_built_is_absent(tmp_path, command):
-    assert run(command, "--help", cwd=tmp_path).returncode == 2
+        answer = CliRunner().invoke(app, [command, "--help"])
+        assert answer.exit_code == 0
+        assert f"Usage: triage-node {command} [OPTIONS]" in answer.stdout
 
 
 @pytest.mark.parametrize(
@@ -111,40 +96,44 @@ def test_a_port_in_use_ends_serve_with_a_message(tmp_path):
     assert f"127.0.0.1:{node.port}" in node.log_tail()
 
 
-def test_two_nodes_cannot_share_a_data_folder(tmp_path):
-    node = Node(tmp_path / "node")
-    with running_node(node):
-        second = run("--config", str(node.folder / "triage.toml"), "serve", cwd=tmp_path)
-        assert second.returncode == 2
-        assert "another triage-node serve" in second.stderr
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with running_node(Node(tmp_path_factory.mktemp("shared") / "node")) as running:
+        yield running
 
 
-def test_send_studies_and_stop_within_ten_seconds(tmp_path):
-    node = Node(tmp_path / "node")
+def test_two_nodes_cannot_share_a_data_folder(tmp_path, node):
+    second = run("--config", str(node.folder / "triage.toml"), "serve", cwd=tmp_path)
+    assert second.returncode == 2
+    assert "another triage-node serve" in second.stderr
+
+
+def test_studies_that_are_sent_are_listed_and_shown(tmp_path, node):
     study = chest_studies(1)[0]
-    with running_node(node):
-        config = str(node.folder / "triage.toml")
-        to = f"127.0.0.1:{node.port}"
-        sent = run("send", str(study.files[0]), "--to", to, "--ae", "TRIAGE", cwd=tmp_path)
-        assert sent.returncode == 0, sent.stderr
-        assert run("send", str(study.files[0]), "--to", to, "--ae", "WRONG", cwd=tmp_path).returncode == 1
-        node.wait_for(1, ("reported",))
-        listed = json.loads(run("--config", config, "studies", "list", "--json", cwd=tmp_path).stdout)
-        assert study.study_instance_uid in json.dumps(listed)
-        shown = run("--config", config, "studies", "show", study.study_instance_uid, "--json", cwd=tmp_path)
-        assert any("view" in event["reason"] for event in json.loads(shown.stdout)["events"])
-        assert node.stop() == 0
+    config = str(node.folder / "triage.toml")
+    to = f"127.0.0.1:{node.port}"
+    sent = run("send", str(study.files[0]), "--to", to, "--ae", "TRIAGE", cwd=tmp_path)
+    assert sent.returncode == 0, sent.stderr
+    assert run("send", str(study.files[0]), "--to", to, "--ae", "WRONG", cwd=tmp_path).returncode == 1
+    node.wait_for(1, ("reported",))
+    listed = json.loads(run("--config", config, "studies", "list", "--json", cwd=tmp_path).stdout)
+    assert study.study_instance_uid in json.dumps(listed)
+    shown = run("--config", config, "studies", "show", study.study_instance_uid, "--json", cwd=tmp_path)
+    assert any("view" in event["reason"] for event in json.loads(shown.stdout)["events"])
 
 
-def test_a_worker_that_dies_is_started_again(tmp_path):
-    node = Node(tmp_path / "node")
-    with running_node(node):
-        assert node.process is not None
-        scorer = next(p for p in psutil.Process(node.process.pid).children() if "score" in p.cmdline())
-        scorer.kill()
-        wait_until(lambda: "role_ended" in (node.folder / "serve.log").read_text(), 30, "the supervisor to notice")
-        dcmsend(chest_studies(1)[0].files, node.port)
-        node.wait_for(1, ("reported",))
+def test_a_worker_that_dies_is_started_again_and_the_node_stops_within_ten_seconds(node):
+    """The last on this node: it ends it."""
+    assert node.process is not None
+    scorer = next(p for p in psutil.Process(node.process.pid).children() if "score" in p.cmdline())
+    scorer.kill()
+    wait_until(lambda: "role_ended" in (node.folder / "serve.log").read_text(), 30, "the supervisor to notice")
+    scored = {item["study_instance_uid"] for item in node.worklist() if item["state"] == "reported"}
+    study = chest_studies(2)[1]
+    assert study.study_instance_uid not in scored
+    dcmsend(study.files, node.port)
+    node.wait_for(len(scored) + 1, ("reported",))
+    assert node.stop() == 0
 
 
 @pytest.mark.orthanc

@@ -86,11 +86,11 @@ def _drawn(rng: Rng) -> Family:
 
     balls = rng.uniform((0, -85, -75), (160, 85, 75), (2500, 3))
     size = rng.uniform(7, 14)
-    kept = []
-    for ball in balls:
-        if all(np.linalg.norm(ball - other) > 2 * size for other in kept):
-            kept.append(ball)
-    far, which = cKDTree(np.array(kept)).query(_POINTS)
+    kept = balls[:1]
+    for ball in balls[1:]:
+        if (np.linalg.norm(kept - ball, axis=1) > 2 * size).all():
+            kept = np.vstack([kept, ball])
+    far, which = cKDTree(kept).query(_POINTS)
     beads = (far < size).reshape(shapes.Z.shape)
     values = rng.uniform(30, 60, len(kept))[which].reshape(shapes.Z.shape)
     yield "beads in oil in a shell", shapes.dressed(np.where(beads, values, rng.uniform(6, 28)), shapes.depth(rng), rng)

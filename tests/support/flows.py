@@ -1,5 +1,6 @@
 """Tiny flows and bundles, made in a moment."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,25 @@ def tiny_bundle(
         save_file(flow.state_dict(), folder / file)
     save_file(make_golden(Posterior(*flows), manifest), folder / GOLDEN)
     return write_bundle(folder, manifest, calibration or tiny_calibration(template=(0.0,) * size), "# A card\n")
+
+
+def resum(folder: Path) -> None:
+    """List whatever is there, as somebody would who alters a bundle knowingly."""
+    files = sorted(p for p in folder.iterdir() if p.name != "SHA256SUMS")
+    lines = (f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files)
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+def pair(size: tuple[int, ...], *, widths: tuple[int, ...] = (7, 5), **options: object) -> list[Glow]:
+    """Return two flows of one architecture."""
+    widths = widths[: 1 if min(size) < 4 else 2]
+    architecture = Architecture(size=size, grey_levels=16, depth=2, widths=widths, **options)
+    return [perturbed(Glow(architecture, seed=s), scale=0.05, seed=s) for s in (1, 2)]
+
+
+def images(size: tuple[int, ...], count: int = 3) -> torch.Tensor:
+    """Return noise in float64, from -0.5 to 0.5."""
+    return torch.rand(count, 1, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5
 
 
 def grey(shape: tuple[int, ...], below: int, seed: int = 0) -> np.ndarray:

@@ -85,6 +85,17 @@ def a_score(percentile: float = 97.0, not_scored: str = "") -> Score:
     )
 
 
+def snapshot(ledger: Ledger, study: Study) -> object:
+    """Everything that a stale result must leave as it is."""
+    return (
+        ledger.study_by_id(study.id),
+        ledger.jobs_of(study.id),
+        ledger.outbox_of(study.id),
+        ledger.sources_of(study.id),
+        ledger.events(study.id),
+    )
+
+
 def receive(ledger: Ledger, uid: str = "", **kwargs: object) -> Study:
     """A study of one object, still receiving."""
     uid = uid or f"1.2.3.{next(_numbers)}"

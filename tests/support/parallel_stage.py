@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.unit.test_lab_fit import stage
+from tests.support.training import stage
 from workers.lab.parallel import join, leave
 
 

@@ -1,13 +1,12 @@
 """A bundle is opened only if every byte is the one that its maker listed."""
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.flows import tiny_bundle, tiny_calibration, tiny_manifest
+from tests.support.flows import resum, tiny_bundle, tiny_calibration, tiny_manifest
 from triage.bundles import Bundle, find_bundle, list_bundles, models_folder
 from triage.config.schema import Models
 from triage.errors import BundleError
@@ -21,13 +20,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture
 def folder(made: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made.folder, tmp_path / "tiny"))
-
-
-def resum(folder: Path) -> None:
-    """List whatever is there, as somebody would who alters a bundle knowingly."""
-    files = sorted(p for p in folder.iterdir() if p.name != "SHA256SUMS")
-    lines = (f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files)
-    (folder / "SHA256SUMS").write_text("".join(lines))
 
 
 def append(folder: Path, line: str) -> None:

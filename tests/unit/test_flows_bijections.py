@@ -122,26 +122,6 @@ def test_the_edge_channel_is_one_on_the_padding_and_zero_inside(dim: int) -> Non
     assert torch.allclose(layer(x), convolve(torch.cat([padded, edge], 1), layer.weight))
 
 
-def test_a_volume_of_one_slice_is_an_image() -> None:
-    """A 3-D step whose kernels do nothing across slices is the 2-D step."""
-    flat, deep = Step(2, 4, 5, generator()).double(), Step(3, 4, 5, generator()).double()
-    weights = {name: torch.zeros_like(value) for name, value in deep.state_dict().items()}
-    with torch.no_grad():
-        for parameter in flat.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator()))
-    for name, value in flat.state_dict().items():
-        if value.dim() == 4:
-            weights[name][:, :, weights[name].shape[2] // 2] = value
-        else:
-            weights[name] = value
-    deep.load_state_dict(weights)
-    x = images(2)
-    z2, ladj2 = flat(x)
-    z3, ladj3 = deep(x.unsqueeze(2))
-    assert torch.allclose(z3.squeeze(2), z2)
-    assert torch.allclose(ladj3, ladj2)
-
-
 def test_the_convolution_starts_as_a_rotation() -> None:
     for convolution in (LUConvolution, PlainConvolution):
         weight = convolution(6, generator()).weight().detach().numpy()

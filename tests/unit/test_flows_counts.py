@@ -107,14 +107,11 @@ def test_models_show_knows_presets_and_says_what_there_is_not() -> None:
     assert "there is no bundle nothing" in str(missing.exception)
 
 
-def test_models_verify_measures_the_ratio_s_error_and_refuses_what_is_too_coarse() -> None:
+def test_models_verify_measures_the_ratio_s_error() -> None:
+    """That one which is too coarse is refused: `test_flows_weights`."""
     good = CliRunner().invoke(models_app, ["verify", "cxr-starter", "--json"])
     assert good.exit_code == 0
     assert all(row["ratio_error_nats"] < 0.01 and row["device"] == "cpu" for row in json.loads(good.stdout))
-    coarse = CliRunner().invoke(models_app, ["verify", "bct-starter", "--precision", "bfloat16", "--json"])
-    (row,) = json.loads(coarse.stdout)
-    assert (coarse.exit_code == 1) == (row["ratio_error_nats"] > 0.2)
-    assert ("moves the log ratio" in row["problem"]) == (row["ratio_error_nats"] > 0.2)
 
 
 def test_models_verify_tells_of_an_odd_bundle_and_goes_on(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
-from tests.support.flows import grey, tiny_bundle, tiny_calibration, tiny_manifest
-from tests.unit.test_bundles import resum
+from tests.support.flows import grey, resum, tiny_bundle, tiny_calibration, tiny_manifest
 from triage.bundles import Bundle
 from triage.calibration import UNLIKE
 from triage.errors import BundleError

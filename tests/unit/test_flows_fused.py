@@ -11,15 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.flows import grey, perturbed, tiny_bundle, tiny_calibration
-from tests.unit.test_bundles import resum
+from tests.support.flows import grey, images, pair, resum, tiny_bundle, tiny_calibration
 from triage.bundles import Bundle
 from triage.calibration import UNLIKE
-from triage.manifest import Architecture
 from triage.messages import ModelInput
 from workers.flows.engine import Engine
 from workers.flows.fused import FusedFlows
-from workers.flows.glow import Glow, dequantise
+from workers.flows.glow import dequantise
 
 STARTERS = Path(__file__).parents[2] / "workers" / "models"
 
@@ -32,16 +30,6 @@ OPTIONS = [
 ]
 # One that is cut into strips and chunks in each direction, and ones with axes of one site after squeezing.
 SIZES = [(16, 16), (8, 16, 8), (2, 8, 4), (96, 64), (8, 64, 64), (16, 4)]
-
-
-def pair(size: tuple[int, ...], *, widths: tuple[int, ...] = (7, 5), **options: object) -> list[Glow]:
-    widths = widths[: 1 if min(size) < 4 else 2]
-    architecture = Architecture(size=size, grey_levels=16, depth=2, widths=widths, **options)
-    return [perturbed(Glow(architecture, seed=s), scale=0.05, seed=s) for s in (1, 2)]
-
-
-def images(size: tuple[int, ...], count: int = 3) -> torch.Tensor:
-    return torch.rand(count, 1, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -96,7 +84,7 @@ def test_other_images_of_the_batch_do_not_change_a_bit(size: tuple[int, ...]) ->
 
 SCRIPT = """
 import json, torch
-from tests.unit.test_flows_fused import images, pair
+from tests.support.flows import images, pair
 from workers.flows.fused import FusedFlows
 found = {}
 for size in ((128, 96), (16, 32, 32)):
@@ -144,19 +132,18 @@ def test_shared_levels_cancel_to_exactly_zero(options: dict[str, object]) -> Non
         assert torch.equal(parts, apart)
 
 
-@pytest.mark.parametrize("explosion", [8.0, 30.0])
-def test_a_flow_that_explodes_gives_a_reason_not_a_rank(tmp_path: Path, explosion: float) -> None:
-    """-1e12 nats were seen; infinities come next. Either is caught by the levels' calibrated ranges."""
+def test_a_flow_that_explodes_gives_a_reason_not_a_rank(tmp_path: Path) -> None:
+    """-1e12 nats were seen; the levels' calibrated ranges catch that. Infinities need none: `test_flows_engine`."""
     from safetensors.torch import load_file, save_file
 
     ranges = {f"{flow}.level{level}": (-1e6, 1e6) for flow in ("normal", "mixture") for level in (1, 2)}
     bundle = tiny_bundle(tmp_path / "tiny", calibration=tiny_calibration(ranges=ranges))
     weights = load_file(bundle.folder / "mixture.safetensors")
-    weights["levels.0.steps.0.actnorm.logs"] += explosion
+    weights["levels.0.steps.0.actnorm.logs"] += 8.0
     save_file(weights, bundle.folder / "mixture.safetensors")
     resum(bundle.folder)
     score = Engine(Bundle.open(bundle.folder), "cpu").score(ModelInput(modality="CXR", pixels=grey((8, 8), 256)))
-    assert not math.isfinite(score.log_prob_mixture) or score.log_prob_mixture < -1e12
+    assert -math.inf < score.log_prob_mixture < -1e12
     assert score.not_scored == UNLIKE
 
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.support.flows import grey, perturbed, tiny_bundle, tiny_calibration, tiny_manifest
-from tests.unit.test_bundles import resum
+from tests.support.flows import grey, perturbed, resum, tiny_bundle, tiny_calibration, tiny_manifest
 from triage.bundles import GOLDEN, MIXTURE, NORMAL, Bundle, write_bundle
 from triage.errors import BundleError
 from triage.messages import ModelInput

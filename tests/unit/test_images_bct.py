@@ -23,6 +23,7 @@ from tests.support.images import (
 )
 from tests.support.peers import shared
 from workers.images import Source
+from workers.images.frames import frames_of
 from workers.images.volume import HU_OFFSET, TOP
 
 pytest_plugins = ["tests.support.images"]
@@ -170,16 +171,25 @@ def test_refused_by_the_header(store: Store, head: Slices, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "agent",
-    ["NONE", "ohne KM", "Non contrast", "W/O CONTRAST", "N/A", "-", "NOT GIVEN", "KEIN KM", "0 ML", "KEINE", "NIL"],
-)
-def test_no_agent_by_many_names_is_no_contrast(store: Store, head: Slices, agent: str) -> None:
-    assert score_input(store(with_(head, ContrastBolusAgent=agent))).modality == "BCT"
+    ("agent", "contrast"),
+    [
+        *((name, False) for name in (
+            "NONE", "ohne KM", "Non contrast", "W/O CONTRAST", "N/A", "-", "NOT GIVEN", "KEIN KM", "0 ML", "KEINE",
+            "NIL",
+        )),
+        *((name, True) for name in ("IOMERON 300", "NON-IONIC IODINE", "WITHOUT AND WITH IOMERON", "NORMOSCAN")),
+    ],
+)  # fmt: skip
+def test_no_agent_has_many_names_and_an_agent_s_may_begin_like_them(head: Slices, agent: str, contrast: bool) -> None:
+    (ds,) = with_(head[:1], ContrastBolusAgent=agent)
+    (frame,), refused = frames_of(Source("slice", Path("not read")), ds)
+    assert not refused
+    assert frame.contrast is contrast
 
 
-@pytest.mark.parametrize("agent", ["NON-IONIC IODINE", "WITHOUT AND WITH IOMERON", "NORMOSCAN"])
-def test_an_agent_whose_name_begins_like_none_is_one(store: Store, head: Slices, agent: str) -> None:
-    assert reason_of(store(with_(head, ContrastBolusAgent=agent))) == "contrast series only"
+def test_a_head_without_an_agent_by_name_is_scored(store: Store, head: Slices) -> None:
+    """And one with an agent is not: `test_refused_by_the_header`."""
+    assert score_input(store(with_(head, ContrastBolusAgent="W/O CONTRAST"))).modality == "BCT"
 
 
 def test_the_plain_soft_series_is_chosen_among_others(store: Store, head: Slices) -> None:

@@ -46,7 +46,7 @@ def copy(ds: Dataset, **attributes: object) -> Dataset:
     return other
 
 
-def test_every_real_radiograph_passes() -> None:
+def test_every_third_real_radiograph_passes() -> None:
     files = sorted(shared("data", "dicom_cxr").glob("*.dcm"))
     assert len(files) == 24
     for file in files[::3]:

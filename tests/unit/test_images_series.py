@@ -16,6 +16,7 @@ from tests.support.images import (
     second_series,
     with_,
 )
+from workers.images.bct import _candidates
 from workers.images.frames import frames_of
 from workers.images.stacks import group
 
@@ -69,12 +70,26 @@ OTHERS: list[tuple[dict[str, object], float, int]] = [
 ]
 
 
+def with_others(head: Slices, changes: dict[str, object], up_mm: float, count: int) -> Slices:
+    return head + moved(with_(again(by_position(head)[:count]), **changes), up_mm)
+
+
 @pytest.mark.parametrize(("changes", "up_mm", "count"), OTHERS)
 def test_two_reconstructions_within_one_series_are_told_apart(
     store: Store, head: Slices, changes: dict[str, object], up_mm: float, count: int
 ) -> None:
-    other = moved(with_(again(by_position(head)[:count]), **changes), up_mm)
-    found = score_input(store(head + other))
+    sources = store(with_others(head, changes, up_mm, count))
+    frames = [frame for source in sources for frame in frames_of(source, source.header())[0]]
+    best = _candidates(frames)[0][0]
+    chosen = [frame.source.sop_instance_uid for frame in best.stack.frames]
+    assert chosen == [ds.SOPInstanceUID for ds in by_position(head)]
+
+
+def test_of_two_reconstructions_one_is_scored_and_how_many_slices_there_were_is_told(
+    store: Store, head: Slices
+) -> None:
+    changes, up_mm, count = OTHERS[1]
+    found = score_input(store(with_others(head, changes, up_mm, count)))
     assert set(found.sources) == {ds.SOPInstanceUID for ds in head}
     assert f"{len(head)} of {len(head) + count} slices of the series" in found.notes
 

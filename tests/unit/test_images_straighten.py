@@ -2,7 +2,6 @@
 
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,7 +92,7 @@ def test_a_reader_is_told_and_the_input_is_the_same(store: Store, head: list[Dat
     assert 10 <= int(told[0].removeprefix("head turned by ").split()[0]) <= 30
 
 
-def test_a_map_comes_back_onto_the_slices_it_was_made_of(tmp_path: Path) -> None:
+def test_a_map_comes_back_onto_the_slices_it_was_made_of() -> None:
     """A map that is high where the input is bright lies, on the slices, where they are bright."""
     files = sorted(shared("data", "dicom_bct", "p79_ich").glob("*.dcm"))
     sources = [Source(file.name, file) for file in files]

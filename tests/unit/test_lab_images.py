@@ -143,7 +143,7 @@ def test_files_that_the_node_would_refuse_are_left_out(tmp_path: Path, pictures:
     written(pictures[0], tmp_path / "a.png")
     written(pictures[1][::-1], tmp_path / "b.png")
     written(np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8), tmp_path / "c.png")
-    assert load([str(tmp_path)], GRID, "CXR").keys == load([str(tmp_path)], GRID, "CXR").keys[:1]
+    assert len(load([str(tmp_path)], GRID, "CXR")) == 1
     with np.load(shared("data", "bct_ctich.npz")) as arrays:
         hu = arrays["x"][0] / 255 * 120 - 20.0
     for name, slices in (("head", hu), ("upside-down", hu[::-1])):

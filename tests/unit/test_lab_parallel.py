@@ -9,13 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support import parallel_stage
 from triage.errors import ConfigurationError
 from workers.lab.parallel import Group, current, join
 
 ROOT = Path(__file__).parents[2]
 
 
-def train(out: Path, *launcher: str) -> dict[str, torch.Tensor]:
+def torchrun(out: Path) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     answer = subprocess.run(
         [sys.executable, *launcher, "-m", "tests.support.parallel_stage", str(out)],
         cwd=ROOT,
@@ -26,14 +28,13 @@ def train(out: Path, *launcher: str) -> dict[str, torch.Tensor]:
         check=False,
     )
     assert answer.returncode == 0, answer.stderr
-    return load_file(out)
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    alone = train(tmp_path / "alone.safetensors")
-    together = train(
-        tmp_path / "together.safetensors", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
-    )
+def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    parallel_stage.main(tmp_path / "alone.safetensors")
+    torchrun(tmp_path / "together.safetensors")
+    alone, together = (load_file(tmp_path / f"{name}.safetensors") for name in ("alone", "together"))
     assert alone.keys() == together.keys()
     for name, value in alone.items():
         assert torch.allclose(value, together[name], rtol=1e-4, atol=1e-5), name

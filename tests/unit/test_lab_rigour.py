@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.test_lab_fit import ignore, stage
+from tests.support.training import ignore, stage
 from workers.lab.curves import Epoch, StageRecord
 from workers.lab.fit import Progress, level_dimensions
 from workers.lab.rigour import overfitting, read_record, schedules, top_offset, write_record

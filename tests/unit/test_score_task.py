@@ -1,7 +1,6 @@
-"""The score task: of several images of a study the most abnormal one counts, in whatever order they come."""
+"""The score task: of several images of a study the most abnormal one counts, wherever it stands."""
 
 from dataclasses import replace
-from itertools import permutations
 
 import numpy as np
 import pytest
@@ -32,8 +31,8 @@ def test_the_most_abnormal_image_counts(engine: Engine) -> None:
     assert not alone[0].not_scored
     highest = max(alone[:2], key=lambda score: score.combined)
     assert highest.p_value is not None
-    for images in permutations([*pictures, noise]):
-        score = score_one(engines, digest, ModelInput(modality="CXR", pixels=images[0], others=images[1:]))
+    for images in ([*pictures, noise], [noise, *pictures[::-1]]):  # the highest is another one of them
+        score = score_one(engines, digest, ModelInput(modality="CXR", pixels=images[0], others=tuple(images[1:])))
         assert score.images == 3
         assert score.combined == highest.combined
         assert np.array_equal(images[score.chosen], pictures[alone.index(highest)])

@@ -1,0 +1,64 @@
+"""The whole road while the node is killed: what was acknowledged is reported, and nothing twice."""
+
+import threading
+import time
+
+import pytest
+
+from tests.support.orthanc import running_orthanc
+from tests.support.road import assert_all_reported_once, node_for, send_all
+from tests.support.studies import chest_studies, dcmsend, head_studies
+
+pytestmark = [pytest.mark.orthanc, pytest.mark.dcmtk, pytest.mark.timeout(600)]
+
+
+# Killed among the slices of a head while 20 radiographs are on their road; with few studies, among the radiographs and
+# once more among the slices.
+@pytest.mark.parametrize(("chests", "heads", "objects_before_kill"), [(20, 2, [40]), (6, 1, [3, 20])])
+def test_a_node_killed_in_the_middle_ends_in_the_same_reports(tmp_path, chests, heads, objects_before_kill):
+    studies = chest_studies(chests) + head_studies(heads)
+    assert max(objects_before_kill) < sum(len(study.files) for study in studies)
+    with running_orthanc(tmp_path / "orthanc") as orthanc:
+        node = node_for(tmp_path, orthanc)
+        node.start()
+        sent: list[int] = []
+
+        def send_and_retry() -> None:
+            """A modality: what was not acknowledged is sent again."""
+            for study in studies:
+                for file in study.files:
+                    while True:
+                        try:
+                            dcmsend([file], node.port)
+                            sent.append(1)
+                            break
+                        except Exception:  # noqa: BLE001 - the node is down: that is what is tested
+                            time.sleep(0.2)
+
+        sender = threading.Thread(target=send_and_retry, daemon=True)
+        sender.start()
+        for count in objects_before_kill:
+            while len(sent) < count:
+                time.sleep(0.01)
+            node.kill()
+            node.start()
+        sender.join(timeout=200)
+        assert not sender.is_alive()
+        node.wait_for(len(studies), timeout_s=200)
+        assert_all_reported_once(orthanc, node, studies)
+        node.stop()
+
+
+def test_a_node_killed_while_it_scores_ends_in_the_same_reports(tmp_path):
+    studies = chest_studies(6) + head_studies(1)
+    with running_orthanc(tmp_path / "orthanc") as orthanc:
+        node = node_for(tmp_path, orthanc)
+        node.start()
+        send_all(studies, node.port)
+        items = node.wait_for(4, ("preparing", "scoring", "scored", "reported", "delivered"))
+        assert any(item["state"] != "delivered" for item in items)  # the kill has something to interrupt
+        node.kill()
+        node.start()
+        node.wait_for(len(studies), timeout_s=200)
+        assert_all_reported_once(orthanc, node, studies)
+        node.stop()

@@ -1,0 +1,21 @@
+"""The command line as its users run it: a process, its exit code and what it prints."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CLI = [sys.executable, "-m", "triage.cli.main"]
+
+
+def run(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in `cwd` to its end; the environment is added to this process's."""
+    return subprocess.run(
+        [*CLI, *arguments],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "160", **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
