@@ -67,7 +67,8 @@ def test_all_frontal_views_are_scored(store: Store, chest: Dataset) -> None:
     assert len(found.model_input.others) == 1
     assert found.sources[1] == ap.SOPInstanceUID
     assert found.notes == [
-        "PA view", "AP view", "2 of 4 radiographs", "the most abnormal one counts", "not scored: lateral view",
+        "PA view", "AP view", "2 of 4 radiographs",
+        "the most abnormal one counts; its percentile is one among single images", "not scored: lateral view",
     ]  # fmt: skip
     first, second = found.model_input.each()
     assert np.array_equal(first.pixels, tensor(store, chest))
