@@ -74,7 +74,8 @@ def _second(manifest: Manifest) -> str:
         "A second estimator, the set classifier, tells the normal set from the mixture by a linear head on "
         f"{' and '.join(spec.statistics)} of blocks {', '.join(map(str, spec.blocks))} of EfficientNet-Lite0 (frozen; "
         "trained on ImageNet; Apache-2.0). Its head is penalised for reacting to blur, noise, windowing and shading, "
-        "and was shown artificial abnormalities planted into normal images. No label of a disease was used.\n"
+        "and was shown artificial abnormalities planted into normal images, so its figures on other planted ones are "
+        "partly circular. No label of a disease was used.\n"
     )
 
 
