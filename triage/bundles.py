@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -202,13 +204,31 @@ def new_bundle_folder(folder: Path) -> None:
             f"a bundle cannot be called {name!r}",
             remedy="choose an --out whose last part is of A-Z, a-z, 0-9, dots, dashes and underscores, 64 at most",
         ) from exc
-    if (folder / SUMS).exists():
-        raise ConfigurationError(f"{folder} already holds a bundle", remedy="choose another --out")
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"{folder} is a file", remedy="choose another --out")
+    if folder.is_dir() and any(folder.iterdir()):
+        what = "a bundle" if (folder / SUMS).exists() else "something else"
+        raise ConfigurationError(f"{folder} already holds {what}", remedy="choose another --out, or empty it")
     there = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise ConfigurationError(f"{folder} cannot be made", remedy="choose another --out")
+
+
+@contextmanager
+def made_beside(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``folder`` when all is written: nobody ever meets half a bundle there."""
+    folder = folder.resolve()
+    making = folder.with_name(folder.name + ".making")
+    shutil.rmtree(making, ignore_errors=True)  # what was left by one that was killed
+    making.mkdir(parents=True)
+    try:
+        yield making
+        for path in making.iterdir():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        making.rename(folder)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
 
 
 def write_bundle(folder: Path, manifest: Manifest, calibration: Calibration, card: str) -> Bundle:

@@ -1,12 +1,16 @@
 """A folder laid out like the RSNA Pneumonia Detection Challenge's, from real radiographs of ../shared/data."""
 
 import csv
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from pydicom import Dataset, dcmwrite
+from pydicom.config import disable_value_validation
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage, generate_uid
 
 from tests.support.peers import shared
 
@@ -14,19 +18,25 @@ CLASSES = {0: "Normal", 1: "Lung Opacity", 2: "No Lung Opacity / Not Normal"}
 
 
 def chest(pixels: np.ndarray, patient_id: str, *, age: str, sex: str, view: str) -> Dataset:
-    """Return a radiograph with the few attributes that the challenge's files have."""
+    """Return a radiograph as the challenge has them: a capture of 8 bits, compressed, that says it is a CR."""
     ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID = ComputedRadiographyImageStorage, generate_uid(entropy_srcs=[patient_id])
+    ds.SOPClassUID, ds.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid(entropy_srcs=[patient_id])
     ds.StudyInstanceUID, ds.SeriesInstanceUID = (generate_uid(entropy_srcs=[patient_id, part]) for part in "st")
-    ds.PatientID, ds.PatientName, ds.PatientAge, ds.PatientSex = patient_id, patient_id, age, sex
-    ds.Modality, ds.BodyPartExamined, ds.ViewPosition = "CR", "CHEST", view
+    ds.PatientID, ds.PatientName, ds.PatientSex = patient_id, patient_id, sex
+    with disable_value_validation():  # years without a Y: as in the challenge
+        ds.PatientAge = age
+    ds.Modality, ds.BodyPartExamined, ds.ViewPosition, ds.ConversionType = "CR", "CHEST", view, "WSD"
     ds.Rows, ds.Columns = pixels.shape
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
     ds.PixelSpacing = [0.14, 0.14]
-    ds.PixelData = pixels.tobytes()
+    ds.LossyImageCompression, ds.LossyImageCompressionMethod = "01", "ISO_10918_1"
+    code = BytesIO()
+    Image.fromarray(pixels).save(code, "JPEG", quality=95)
+    ds.PixelData = encapsulate([code.getvalue()])
+    ds["PixelData"].VR = "OB"
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     return ds
 
 
@@ -46,7 +56,7 @@ def make_rsna(folder: Path, counts: dict[int, int], *, pixels: bool = True) -> N
             boxes += [(patient_id, int(value == 1))] * (2 if value == 1 else 1)
             if pixels:
                 place = places[number]
-                facts = {"age": f"{20 + number % 60:03d}Y", "sex": "FM"[number % 2]}
+                facts = {"age": f"{20 + number % 60}", "sex": "FM"[number % 2]}
                 ds = chest(columns["x"][place], patient_id, view=str(columns["view"][place]) or "PA", **facts)
                 dcmwrite(images / f"{patient_id}.dcm", ds, enforce_file_format=True)
             else:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.flows import resum, tiny_bundle, tiny_calibration, tiny_manifest
-from triage.bundles import Bundle, find_bundle, list_bundles, models_folder
+from triage.bundles import Bundle, find_bundle, list_bundles, made_beside, models_folder, new_bundle_folder
 from triage.config.schema import Models
-from triage.errors import BundleError
+from triage.errors import BundleError, ConfigurationError
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,27 @@ def test_a_calibration_of_other_flows_is_refused(folder: Path) -> None:
     resum(folder)
     with pytest.raises(BundleError, match="weighs 1 levels"):
         Bundle.open(folder)
+
+
+def test_nobody_meets_half_a_bundle(tmp_path: Path) -> None:
+    out, half = tmp_path / "b", tmp_path / "b.making"
+    half.mkdir()
+    (half / ".left by one that was killed").touch()
+
+    def broken() -> None:
+        with made_beside(out) as folder:
+            assert not list(folder.iterdir())
+            (folder / "card.md").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    assert not list(tmp_path.iterdir())
+    with made_beside(out) as folder:
+        (folder / "card.md").touch()
+    assert [path.name for path in out.iterdir()] == ["card.md"]
+    with pytest.raises(ConfigurationError, match="something else"):
+        new_bundle_folder(out)
 
 
 def test_bundles_are_found_by_modality(folder: Path) -> None:

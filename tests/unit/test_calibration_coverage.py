@@ -71,9 +71,26 @@ def test_an_isotonic_curve_follows_what_no_logistic_curve_can() -> None:
     assert abs(platt.calibrated(1.1) - 0.5) > 0.15
     below = isotonic.calibrated(-5.0)
     assert below is not None
-    assert 0 < below < 0.01
+    assert below == pytest.approx(1 / (3000 / 40 + 2), rel=1e-3)  # none of a step's 75 cases was
     again = Calibration.model_validate_json(isotonic.model_dump_json())
     assert again.calibrated(1.5) == isotonic.calibrated(1.5)
+
+
+def test_an_isotonic_curve_promises_no_more_than_its_cases_show() -> None:
+    """Few cases at the top, and a rare abnormality: what is told for one half is not one case in seven."""
+    rng = np.random.default_rng(0)
+    told, shown = [], []
+    for _ in range(30):
+        truth = np.arange(600) >= 300
+        calibration = with_labels(
+            tiny_calibration(), rng.normal(truth * 1.0), truth, prevalence=0.01, method="isotonic"
+        )  # fmt: skip
+        used = np.arange(20000) >= 19800
+        probability = np.array([calibration.calibrated(value) for value in rng.normal(used * 1.0)])
+        top = probability >= np.quantile(probability, 0.998)
+        told.append(probability[top].mean())
+        shown.append(used[top].mean())
+    assert 0.5 * np.mean(shown) < np.mean(told) < np.mean(shown) + 0.05
 
 
 def test_an_isotonic_calibration_that_falls_is_refused() -> None:

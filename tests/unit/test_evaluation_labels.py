@@ -80,7 +80,9 @@ def test_nothing_matches(folder: Path) -> None:
         ("name,label\na,b\n", "no column file"),
         ("file,label\n", "no rows"),
         ("file,label\nfour,\n", "line 2"),
-        ("file,label\nfour,all\n", "all"),
+        ("file,label\nfour,All\n", "all"),
+        ("file,label,Label\nfour,flu,normal\n", "several columns label"),
+        ("a comment\nfile,label\nfour,flu\n", "its first line is a comment"),
         ("file,label\nfour,normal\nfour,flu\n", "both normal and flu"),
         ('file,label\nfour,normal\n"three,flu\n' + "x,flu\n" * 30000, "from line"),
     ],
@@ -96,6 +98,11 @@ def test_an_image_may_have_several_labels_and_facts(folder: Path) -> None:
     assert (found.images[0].patient, found.images[0].facts) == ("p1", {"sex": "M"})
     assert found.images[0].patient_known
     assert not table(folder, "file,label\nfour,flu\n").images[0].patient_known
+
+
+def test_spellings_of_a_label_are_one_target(folder: Path) -> None:
+    found = table(folder, "sep=;\r\nfile;label\r\nfour;Flu\r\nthree;FLU\r\n")
+    assert [image.labels for image in found.images] == [{"Flu"}, {"Flu"}]
 
 
 def test_rows_of_an_npz_file(tmp_path: Path) -> None:

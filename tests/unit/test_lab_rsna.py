@@ -60,9 +60,15 @@ def test_a_folder_in_the_challenge_s_layout(tmp_path: Path) -> None:
 
 
 def test_files_that_are_missing_are_left_out(tmp_path: Path) -> None:
-    make_rsna(tmp_path, {0: 5, 1: 2}, pixels=False)
-    next((tmp_path / "stage_2_train_images").iterdir()).unlink()
-    assert len(read_rsna(tmp_path)) == 6
+    """When they come later, no image of the test set will have been trained on."""
+    make_rsna(tmp_path, {0: 20, 1: 8}, pixels=False)
+    whole = divide(read_rsna(tmp_path))
+    missing = whole.normal[0]
+    missing.path.unlink()
+    part = divide(read_rsna(tmp_path)).there()
+    assert part.test == whole.test
+    assert part.normal == tuple(image for image in whole.normal if image != missing)
+    assert part.mixture == tuple(image for image in whole.mixture if image != missing)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +76,9 @@ def test_files_that_are_missing_are_left_out(tmp_path: Path) -> None:
     [
         ("stage_2_detailed_class_info.csv", "patientId,class\na,Sick\n", "class Sick"),
         ("stage_2_detailed_class_info.csv", "patientId,class\na,Normal\na,Lung Opacity\n", "two classes"),
-        ("stage_2_detailed_class_info.csv", "id,class\na,Normal\n", "patientId"),
-        ("stage_2_detailed_class_info.csv", "patientId,class\na,Normal\n", "none of the images"),
+        ("stage_2_detailed_class_info.csv", "id,class\na,Normal\n", "no column patientId: its first line is id,class"),
+        ("stage_2_detailed_class_info.csv", "patientId,class\na,Normal\nb\n", "line 3"),
+        ("stage_2_detailed_class_info.csv", "patientId,class\na,Normal\n", "none of the 1 images"),
         ("stage_2_train_labels.csv", "patientId,Target\n00000001-0000-4000-8000-000000000000,1\n", "boxes an opacity"),
     ],
 )

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pydicom import Dataset
+from pydicom.uid import ComputedRadiographyImageStorage
 
 from triage.errors import NotScoredError
-from triage.sop_classes import RADIOGRAPHS, TOMOGRAMS
+from triage.sop_classes import RADIOGRAPHS, SECONDARY_CAPTURE, TOMOGRAMS
 from workers.images.ages import years
 from workers.images.bct import prepare_bct
 from workers.images.cxr import prepare_cxr
@@ -20,7 +21,7 @@ _CHILD = f"patient younger than {ADULT_YEARS}: the model's card says whose image
 _KINDS = ((BCT, TOMOGRAMS, prepare_bct, "brain CTs"), (CXR, RADIOGRAPHS, prepare_cxr, "chest radiographs"))
 
 
-def prepare(sources: Sequence[Source], grids: Grids) -> Prepared:
+def prepare(sources: Sequence[Source], grids: Grids, *, captures: bool = False) -> Prepared:
     """Choose what is scored in a study, check that it is what it claims to be, and bring it onto the model's grid.
 
     A study that holds both a head CT and chest radiographs is scored by its CT, or by its radiographs where the CT
@@ -32,6 +33,9 @@ def prepare(sources: Sequence[Source], grids: Grids) -> Prepared:
         The study's instances, in any order. The same files give the same result, whatever their order.
     grids : mapping of str to Grid
         The active bundles' grids by modality, ``"CXR"`` and ``"BCT"``.
+    captures : bool
+        Secondary Captures count, too, if their Modality says that they are radiographs: so public collections hold
+        them. From a PACS they may be anything, screenshots of reports among it.
 
     Returns
     -------
@@ -50,7 +54,7 @@ def prepare(sources: Sequence[Source], grids: Grids) -> Prepared:
             headers.append((source, source.header()))
         except NotScoredError as exc:
             refused.append((exc.message, exc.message))
-    kinds = [(kind, [(source, ds) for source, ds in headers if ds.get("SOPClassUID") in kind[1]]) for kind in _KINDS]
+    kinds = [(kind, [(source, ds) for source, ds in headers if _class_of(ds, captures) in kind[1]]) for kind in _KINDS]
     present = [(kind, own) for kind, own in kinds if own]
     for number, ((modality, _, prepare_modality, name), own) in enumerate(present):
         if modality not in grids:
@@ -68,6 +72,13 @@ def prepare(sources: Sequence[Source], grids: Grids) -> Prepared:
     raise NotScoredError(
         "; ".join(dict.fromkeys(reason for reason, _ in refused)) or "neither a radiograph nor a CT in the study"
     )
+
+
+def _class_of(ds: Dataset, captures: bool) -> str:
+    """Return the SOP class as which an instance counts."""
+    uid = str(ds.get("SOPClassUID", "") or "")
+    film = captures and uid == SECONDARY_CAPTURE and ds.get("Modality") in ("CR", "DX")
+    return ComputedRadiographyImageStorage if film else uid
 
 
 def _identity_notes(headers: Iterable[Dataset]) -> list[str]:

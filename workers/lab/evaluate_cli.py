@@ -97,7 +97,7 @@ def _rsna(bundle: "Bundle", folder: Path) -> "Matched":
 
     if bundle.modality != "CXR":
         raise ConfigurationError(f"--rsna holds chest radiographs; bundle {bundle.name} scores {bundle.modality}")
-    sets = challenge.divide(challenge.read_rsna(folder))
+    sets = challenge.divide(challenge.read_rsna(folder)).there()
     typer.echo(str(sets), err=True)
     images = folder / challenge.IMAGES
     cases = dicom_cases(images, [image.path for image in sets.test], bundle.preprocessing, bundle.modality)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,12 +67,22 @@ def read_each(
 
 
 def _read(image: Found, grid: Preprocessing, modality: str) -> Pixels:
-    """Return an image on the grid; a DICOM study is prepared as the node would."""
     if image.instances:
         sources = [Source(sop_instance_uid=uid, path=p) for uid, p in zip(image.instances, image.paths, strict=True)]
-        return prepare(sources, {modality: grid}).model_input.pixels
+        return read_study(sources, grid, modality)
     [path] = image.paths
     return read_file(path, grid, modality)
+
+
+def read_study(sources: Sequence[Source], grid: Preprocessing, modality: str) -> Pixels:
+    """Return a DICOM study on the grid, prepared as the node would, but that captures of radiographs count.
+
+    Raises
+    ------
+    NotScoredError
+        If it can't be scored.
+    """
+    return prepare(sources, {modality: grid}, captures=True).model_input.pixels
 
 
 def read_file(path: Path, grid: Preprocessing, modality: str) -> Pixels:

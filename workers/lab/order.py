@@ -151,7 +151,7 @@ def _sets(normal: Sequence[str], mixture: Sequence[str], recipe: Preset) -> tupl
 def _rsna_sets(folder: Path, recipe: Preset, group: Group) -> tuple[Loaded, Loaded]:
     if recipe.modality != "CXR":
         raise ConfigurationError(f"--rsna holds chest radiographs; preset {recipe.name} is for {recipe.modality}")
-    sets = challenge.divide(challenge.read_rsna(folder))
+    sets = challenge.divide(challenge.read_rsna(folder)).there()
     if group.leads:
         typer.echo(str(sets), err=True)
     with counting("reading", len({*sets.normal, *sets.mixture})) as advance:

@@ -17,6 +17,8 @@ SENSITIVITIES = (0.8, 0.9, 0.95)
 LEAST_LABELS = 50
 #: Isotonic regression learns a curve of any shape, which takes more cases than Platt's two numbers.
 LEAST_ISOTONIC = 200
+#: Its steps: so many, but of no fewer cases each.
+STEPS, CASES = 40, 20
 
 Method = Literal["platt", "isotonic"]
 Numbers = npt.NDArray[np.float64]
@@ -81,9 +83,17 @@ def _platt(combined: Numbers, abnormal: Truth) -> dict[str, float]:
 
 
 def _isotonic(combined: Numbers, abnormal: Truth) -> dict[str, object]:
-    """Zadrozny and Elkan 2002; its first and last steps are kept off 0 and 1, which no number of cases can show."""
-    least = 1 / (len(combined) + 2)
-    model = IsotonicRegression(y_min=least, y_max=1 - least).fit(combined, abnormal)
-    logits = np.log(model.y_thresholds_ / (1 - model.y_thresholds_))
-    knots = tuple(zip(model.X_thresholds_.tolist(), logits.tolist(), strict=True))
-    return {"slope": 0.0, "intercept": 0.0, "knots": knots}
+    """Zadrozny and Elkan 2002, over steps of equally many cases.
+
+    A step of few cases at an end would promise what they can't show, and a rarer prevalence would multiply that: so a
+    step has a share of them all, and is drawn towards one half by a case of either kind (Laplace's rule of succession).
+    """
+    order = np.argsort(combined, kind="stable")
+    steps = np.array_split(order, min(STEPS, len(order) // CASES))
+    shares = [(abnormal[step].sum() + 1) / (len(step) + 2) for step in steps]
+    places = [float(combined[step].mean()) for step in steps]
+    rising = IsotonicRegression().fit_transform(
+        np.arange(len(steps)), shares, sample_weight=[len(step) for step in steps]
+    )
+    logits = np.log(rising / (1 - rising))
+    return {"slope": 0.0, "intercept": 0.0, "knots": tuple(zip(places, logits.tolist(), strict=True))}

@@ -2,14 +2,14 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from triage.bundles import Bundle, new_bundle_folder, write_bundle
+from triage.bundles import Bundle, made_beside, new_bundle_folder, write_bundle
 from triage.calibration import COMBINED, Calibration
 from triage.errors import ConfigurationError, NotScoredError
 from workers.flows.estimators import BundleEstimators
@@ -138,6 +138,7 @@ def recalibrate(
         If ``out`` holds a bundle, the images are too few, or the labels contradict the scores.
     """
     new_bundle_folder(out)
+    _check_enough(site)
     measured = _measure(site, device, advance)
     template, ranges, kept = _admitted(site, measured)
     combined = measured.estimates[COMBINED]
@@ -237,6 +238,24 @@ def _admitted(site: Site, measured: _Measured) -> tuple[Scores, dict[str, tuple[
     return template, ranges, np.array([not draft.check(row) for row in rows])
 
 
+def _check_enough(site: Site) -> None:
+    """Refuse before anything is scored what would be refused after it."""
+    _require(len(site.reference), site)
+    abnormal = sum(site.labels.values())
+    if site.labels:
+        _require_labels(len(site.labels) - abnormal, abnormal, site)
+
+
+def _require_labels(normal: int, abnormal: int, site: Site) -> None:
+    least = least_labels(site.method)
+    if min(normal, abnormal) < least:
+        raise ConfigurationError(
+            f"{normal} normal and {abnormal} other labelled images can have a score: probabilities "
+            f"({site.method}) need {least} of either",
+            remedy="label more images, or leave out --labels",
+        )
+
+
 def _require(count: int, site: Site) -> None:
     if count < LEAST_REFERENCES:
         raise ConfigurationError(
@@ -291,13 +310,7 @@ def _with_labels(site: Site, measured: _Measured, kept: Mask, calibration: Calib
     if not site.labels:
         return calibration
     normal, abnormal = _labelled(site, measured, kept)
-    least = least_labels(site.method)
-    if min(len(normal), len(abnormal)) < least:
-        raise ConfigurationError(
-            f"{len(normal)} normal and {len(abnormal)} other labelled images have a score: probabilities "
-            f"({site.method}) need {least} of either",
-            remedy="label more images, or leave out --labels",
-        )
+    _require_labels(len(normal), len(abnormal), site)
     values, truth = np.r_[normal, abnormal], np.r_[np.zeros(len(normal), bool), np.ones(len(abnormal), bool)]
     if roc_auc_score(truth, values) < 0.5:
         raise ConfigurationError(
@@ -334,13 +347,14 @@ def _notes(site: Site, measured: _Measured, new: Calibration, far: int) -> list[
 
 def _write(bundle: Bundle, calibration: Calibration, out: Path, notes: Sequence[str]) -> Bundle:
     """Write a copy of the bundle with this calibration; its weights are the same bytes."""
-    out.mkdir(parents=True, exist_ok=True)
-    for path in bundle.folder.glob("*.safetensors"):
-        shutil.copyfile(path, out / path.name)
     manifest = bundle.manifest.model_copy(update={"name": out.resolve().name})
     section = (
         f"\n## Calibrated again\nMade from {bundle.name} {bundle.version} (digest {bundle.digest}) by `models "
         "calibrate`: same weights, and percentiles against a site's own images. What is said above on how good it is "
         "and on its reference is about the original.\n\n" + "".join(f"- {note}\n" for note in notes)
     )
-    return write_bundle(out, manifest, calibration, bundle.card + section)
+    with made_beside(out) as folder:
+        for path in bundle.folder.glob("*.safetensors"):
+            shutil.copyfile(path, folder / path.name)
+        made = write_bundle(folder, manifest, calibration, bundle.card + section)
+    return replace(made, folder=out)

@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import structlog
 
@@ -61,7 +62,10 @@ class RsnaImage:
 
 @dataclass(frozen=True)
 class RsnaSets:
-    """The paper's three sets; the first two share normals, the third shares nothing."""
+    """The paper's three sets; the first two share normals, the third shares nothing.
+
+    That is, no image and no ``patientId``; the challenge gives each image its own.
+    """
 
     normal: tuple[RsnaImage, ...]
     mixture: tuple[RsnaImage, ...]
@@ -76,6 +80,11 @@ class RsnaSets:
         scale = "table 1 of the paper" if self.complete else "fewer images than the paper's table 1, in its proportions"
         return f"RSNA sets ({scale}): {'; '.join(parts)}; {shared:,} normals are in both training sets"
 
+    def there(self) -> Self:
+        """Return those whose files are there: left out after dealing, or they would move others when they come."""
+        parts = (tuple(one for one in part if one.path.is_file()) for part in (self.normal, self.mixture, self.test))
+        return type(self)(*parts)
+
     @property
     def complete(self) -> bool:
         """Whether these are as many images as in table 1."""
@@ -84,7 +93,7 @@ class RsnaSets:
 
 
 def read_rsna(folder: Path) -> list[RsnaImage]:
-    """Return the radiographs that have both a class and a file, in order of patient.
+    """Return the radiographs that have a class, in order of patient.
 
     Raises
     ------
@@ -109,12 +118,12 @@ def read_rsna(folder: Path) -> list[RsnaImage]:
         if wrong:
             raise ConfigurationError(f"{BOXES} boxes an opacity in {len(wrong)} images that {CLASSES} gives none")
     images = [RsnaImage(p, label, folder / IMAGES / f"{p}.dcm") for p, label in sorted(labels.items())]
-    there = [image for image in images if image.path.is_file()]
-    if len(there) < len(images):
-        log.warning("images_missing", count=len(images) - len(there), of=len(images))
-    if not there:
-        raise ConfigurationError(f"{IMAGES} holds none of the images that {CLASSES} names")
-    return there
+    missing = sum(not image.path.is_file() for image in images)
+    if missing:
+        log.warning("images_missing", count=missing, of=len(images))
+    if missing == len(images):
+        raise ConfigurationError(f"{IMAGES} holds none of the {len(images)} images that {CLASSES} names")
+    return images
 
 
 def _rows(path: Path, *columns: str) -> Iterable[tuple[str, ...]]:
@@ -123,14 +132,23 @@ def _rows(path: Path, *columns: str) -> Iterable[tuple[str, ...]]:
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"the table {path.name} cannot be read", remedy="give it as UTF-8") from exc
     with io.StringIO(text, newline="") as stream:
-        for record in records(csv.DictReader(stream), path):
-            if any(record.get(column) is None for column in columns):
-                raise ConfigurationError(f"{path.name} needs the columns {', '.join(columns)}")
+        reader = csv.DictReader(stream)
+        for record in records(reader, path):
+            line = reader.line_num
+            absent = [column for column in columns if column not in (reader.fieldnames or ())]
+            if absent:
+                raise ConfigurationError(
+                    f"{path.name} has no column {' and no column '.join(absent)}: its first line is "
+                    f"{','.join(reader.fieldnames or ())[:80]}",
+                    remedy="give it as the challenge does, with commas",
+                )
+            if any(record[column] is None for column in columns):
+                raise ConfigurationError(f"{path.name}, line {line}: a row needs {' and '.join(columns)}")
             yield tuple(record[column].strip() for column in columns)
 
 
 def divide(images: Sequence[RsnaImage]) -> RsnaSets:
-    """Make the three sets; an image's place depends on its patientId and on how many there are, not on a seed."""
+    """Make the three sets; an image's place depends on its patientId and on how many the table has, not on a seed."""
     normal = _shuffled(image for image in images if image.label == NORMAL_LABEL)
     others = _shuffled(image for image in images if image.label != NORMAL_LABEL)
     if len(normal) < 4 or len(others) < 2:
@@ -175,7 +193,7 @@ def training_sets(
     found = (Found(one.patient_id, hashed(one.patient_id), (one.path,), (one.patient_id,)) for one in both)
     images = read_each(found, grid, CXR, advance)
     if not len(images):
-        raise ConfigurationError("none of the radiographs can be used", remedy="run: triage-node doctor")
+        raise ConfigurationError("none of the radiographs can be used", remedy="see why in the warnings above")
 
     def part(wanted: Sequence[RsnaImage]) -> Loaded:
         raw = {image.patient_id: of_file(image.path) for image in wanted}

@@ -94,12 +94,13 @@ RECIPES: dict[str, Recipe] = {
         calibration_on_test=True,
         summary="Non-contrast head CTs at low resolution, for trying the node out: far too few to be good.",
         note="The percentiles' reference is these volumes themselves (without their labels). "
-        "Blocks, pooling and smoothing of the classifier, how heads are evened, and the estimators' weights were "
-        "chosen on splits of the same volumes with their labels: expect less on others. Bundles trained on three other "
-        "splits (tests/bench/estimators.py) gave 0.91, 0.85 and 0.86 for `combined`: this split is a lucky one. "
-        "Blood that was drawn into 14 heads without hemorrhage (12.5 ml; tests/bench/bleeds.py) lifts all of them to "
-        "the top above the tentorium, below it not all: median percentile 90 in the cerebellum (the lowest of them "
-        "48), 66 in the brainstem (37).",
+        "What the recipe is (the flows' grid and views, the classifiers' blocks, pooling, windows and smoothing, how "
+        "heads are evened, the estimators' weights and how they are pooled) was chosen on splits of the same volumes "
+        "with their labels: expect less on others. Bundles trained on three other splits (tests/bench/estimators.py) "
+        "gave 0.91, 0.85 and 0.86 for `combined`: this split is a lucky one. "
+        "Blood that was drawn into the twelve heads without hemorrhage (12.5 ml; tests/bench/bleeds.py; a head's own "
+        "value taken out of the reference) lifts all of them to the top above the tentorium, below it not all: median "
+        "percentile 86 in the cerebellum (the lowest of them 50), 69 in the brainstem (37).",
         data=(
             DataSource(
                 name="CT-ICH 1.0.0 (55 head CTs, 24 with intracranial hemorrhage)",

@@ -1,6 +1,7 @@
 """From images to a bundle: base flow, normal flow, mixture flow, classifiers, calibration."""
 
 import math
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,10 +11,11 @@ from functools import cached_property
 
 import structlog
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from triage.bundles import CLASSIFIER, GOLDEN, LOCAL, Bundle, new_bundle_folder, write_bundle
+from triage.bundles import CLASSIFIER, GOLDEN, LOCAL, Bundle, made_beside, new_bundle_folder, write_bundle
 from triage.calibration import Calibration
 from triage.errors import ConfigurationError, TrainingDivergedError
 from triage.manifest import Manifest, Training
@@ -248,11 +250,18 @@ def _classifier_tensors(
     def kept(stage: str, fit: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         path = run.checkpoints / f"{stage}.{run.fingerprint[:16]}.safetensors"
         if resume and path.exists():
-            return load_file(path)
-        tensors = fit()
+            try:
+                return load_file(path)
+            except SafetensorError as exc:
+                raise ConfigurationError(
+                    f"{path} is damaged", remedy="delete it: training goes on from the stage before"
+                ) from exc
+        tensors, partial = fit(), path.with_suffix(".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, path.with_suffix(".partial"))
-        path.with_suffix(".partial").replace(path)
+        save_file(tensors, partial)
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
+        partial.replace(path)
         return tensors
 
     seed, device = run.seed, run.device
@@ -276,7 +285,6 @@ def _write(
     evaluation: str,
     normals: ImageSet,
 ) -> Bundle:
-    """Write the bundle; its sums come last, for with them it is one."""
     preset, posterior = run.preset, estimators.posterior
     manifest = Manifest(
         name=run.out.name,
@@ -290,12 +298,13 @@ def _write(
         local=preset.local.spec if preset.local else None,
         training=training,
     )
-    run.out.mkdir(parents=True, exist_ok=True)
-    save_flows(posterior.normal, posterior.mixture, run.out)
     contents = {GOLDEN: make_golden(posterior, manifest, estimators.classifiers)} | estimators.tensors
-    for file, tensors in contents.items():
-        write(tensors, run.out / file)
     mapper = make_mapper(manifest, posterior, normals, classifiers=estimators.classifiers)
-    if mapper is not None:
-        write_maps(run.out, mapper)
-    return write_bundle(run.out, manifest, calibration, write_card(manifest, calibration, evaluation))
+    with made_beside(run.out) as folder:
+        save_flows(posterior.normal, posterior.mixture, folder)
+        for file, tensors in contents.items():
+            write(tensors, folder / file)
+        if mapper is not None:
+            write_maps(folder, mapper)
+        made = write_bundle(folder, manifest, calibration, write_card(manifest, calibration, evaluation))
+    return replace(made, folder=run.out)

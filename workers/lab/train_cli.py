@@ -57,7 +57,12 @@ def train(  # noqa: PLR0917 - Typer's options
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed, with as many threads, makes the same bundle.")
+        int,
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            help="The same seed, with as many threads and processes, makes the same bundle on a CPU.",
+        ),
     ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 = as many as torch chooses.")] = 0,

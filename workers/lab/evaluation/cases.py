@@ -12,9 +12,8 @@ from triage.errors import ConfigurationError, NotScoredError
 from triage.manifest import Preprocessing
 from workers.images.ages import years
 from workers.images.dicom_file import read_dicom
-from workers.images.prepare import prepare
 from workers.images.sources import Source
-from workers.lab.folders import NIFTI, PICTURES, files_below, hashed, printable, read_file
+from workers.lab.folders import NIFTI, PICTURES, files_below, hashed, printable, read_file, read_study
 from workers.lab.image_set import Pixels
 from workers.lab.images import load
 
@@ -124,11 +123,9 @@ def _study_case(folder: Path, files: Sequence[tuple[Path, Dataset]], grid: Prepr
     names = {*places[1:], *(source.sop_instance_uid for source in sources), str(first.get("StudyInstanceUID", ""))}
     patient = str(first.get("PatientID", "") or "")
 
-    def read() -> Pixels:
-        return prepare(sources, {modality: grid}).model_input.pixels
-
     paths = tuple(path for path, _ in files)
     owner = hashed(patient) if patient else places[0]
+    read = partial(read_study, sources, grid, modality)
     return Case(places[0], frozenset(names - {""}), owner, _facts(first), paths, read)
 
 

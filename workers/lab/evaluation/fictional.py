@@ -38,12 +38,14 @@ def draw_all(
     Raises
     ------
     ConfigurationError
-        If ``folder`` is a file.
+        If ``folder`` is a file, or holds such images already.
     BundleError
         If the weights don't fit the bundle, or an image isn't finite.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"{folder} is a file", remedy="choose another --out")
+    if next(folder.glob("fictional-*"), None):
+        raise ConfigurationError(f"{folder} already holds fictional images", remedy="choose another --out")
     flow = load_flows(bundle, choose_device(device))[int(mixture)]
     folder.mkdir(parents=True, exist_ok=True)
     shown: list[Pixels] = []

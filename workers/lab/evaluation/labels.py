@@ -1,6 +1,8 @@
 """The table of labels, and which image each of its rows means."""
 
 import csv
+import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,28 +75,37 @@ def read_labels(path: Path) -> list[Row]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"the table {path} cannot be read", remedy="give a UTF-8 CSV file") from exc
-    head = text.partition("\n")[0]
+    said = re.match(r"sep=(.)\r?\n", text)  # as Excel begins a table
+    text = text[said.end() :] if said else text.lstrip("\r\n")
+    head = re.split(r"[\r\n]", text, maxsplit=1)[0]
     delimiter = max(",;\t", key=head.count)
     rows: list[Row] = []
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    spelled: dict[str, str] = {}
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    names = [name.strip().lower() for name in reader.fieldnames or ()]
+    doubled = sorted({name for name in names if name and names.count(name) > 1})
+    if doubled:
+        raise ConfigurationError(f"{path.name} has several columns {', '.join(doubled)}", remedy="keep one of them")
     for record in records(reader, path):
         cells = {str(key).strip().lower(): str(value or "").strip() for key, value in record.items() if key}
         missing = {"file", "label"} - cells.keys()
         if missing:
             raise ConfigurationError(
-                f"{path.name} has no column {' and no column '.join(sorted(missing))}",
+                f"{path.name} has no column {' and no column '.join(sorted(missing))}: its first line is {head[:80]}",
                 remedy="its first line names the columns: file,label and optionally patient,age,sex,view,source,device",
             )
         if not cells["file"] and not cells["label"]:
             continue
         if not cells["file"] or not cells["label"]:
             raise ConfigurationError(f"{path.name}, line {reader.line_num}: a row needs both a file and a label")
-        label = NORMAL_LABEL if cells["label"].lower() == NORMAL_LABEL else cells["label"]
+        # Spellings of one label are one target: the first one counts.
+        label = spelled.setdefault(cells["label"].casefold(), cells["label"])
+        label = NORMAL_LABEL if label.casefold() == NORMAL_LABEL else label
         facts = {name: cells[name] for name in ("patient", *FACTS) if cells.get(name)}
         rows.append(Row(cells["file"], label, facts))
     if not rows:
         raise ConfigurationError(f"{path.name} has no rows")
-    reserved = {row.label for row in rows if row.label == "all"}
+    reserved = {row.label for row in rows if row.label.casefold() == "all"}
     if reserved:
         raise ConfigurationError(f'{path.name}: no label may be called "all": that is every abnormal image')
     return rows
