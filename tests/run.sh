@@ -27,10 +27,12 @@ if [ "$#" -gt 0 ]; then
 fi
 "$bin/mypy" &
 types=$!
+trap 'kill "$types" 2>/dev/null || true' EXIT
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/lint-imports"
 wait "$types"
+trap - EXIT
 # Two at a time: much of the time is spent waiting for quiet times, leases and peers. In the order of pyproject.toml, the
 # longest files first; sorted by numbers of tests, the few long ones would be left to one process at the end.
 exec "$bin/pytest" -n 2 --dist loadfile --no-loadscope-reorder

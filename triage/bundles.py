@@ -29,6 +29,7 @@ from triage.manifest import Architecture, InputTransform, Manifest, Name, Prepro
 
 MODALITIES = ("CXR", "BCT")
 SUMS = "SHA256SUMS"
+MAKING = ".making"
 MANIFEST = "bundle.toml"
 NORMAL = "normal.safetensors"
 MIXTURE = "mixture.safetensors"
@@ -207,10 +208,12 @@ def new_bundle_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"{folder} is a file", remedy="choose another --out")
     if folder.is_dir() and any(folder.iterdir()):
-        what = "a bundle" if (folder / SUMS).exists() else "something else"
-        raise ConfigurationError(f"{folder} already holds {what}", remedy="choose another --out, or empty it")
-    there = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
+        if (folder / SUMS).exists():
+            raise ConfigurationError(f"{folder} already holds a bundle", remedy="choose another --out")
+        raise ConfigurationError(f"{folder} already holds something else", remedy="choose another --out, or empty it")
+    # It is made beside, and renamed: see `made_beside`.
+    there = next(parent for parent in folder.resolve().parents if parent.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)) or os.path.ismount(folder):
         raise ConfigurationError(f"{folder} cannot be made", remedy="choose another --out")
 
 
@@ -218,7 +221,7 @@ def new_bundle_folder(folder: Path) -> None:
 def made_beside(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes ``folder`` when all is written: nobody ever meets half a bundle there."""
     folder = folder.resolve()
-    making = folder.with_name(folder.name + ".making")
+    making = folder.with_name(folder.name + MAKING)
     shutil.rmtree(making, ignore_errors=True)  # what was left by one that was killed
     making.mkdir(parents=True)
     try:
@@ -227,6 +230,9 @@ def made_beside(folder: Path) -> Iterator[Path]:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
         making.rename(folder)
+        fd = os.open(folder.parent, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
     finally:
         shutil.rmtree(making, ignore_errors=True)
 
@@ -328,4 +334,4 @@ def active_bundles(models: Models) -> dict[str, Bundle]:
 
 def list_bundles(folder: Path) -> list[Path]:
     """Return the folders in ``folder`` that claim to be bundles, in order of name; `Bundle.open` tells if they are."""
-    return sorted(path.parent for path in folder.glob(f"*/{SUMS}"))
+    return sorted(path.parent for path in folder.glob(f"*/{SUMS}") if path.parent.suffix != MAKING)

@@ -130,8 +130,8 @@ class OperatingPoint(_Part):
     Attributes
     ----------
     kind : str
-        ``"flag_rate"``: at most the share ``target`` of the unlabelled reference is flagged; ``"sensitivity"``: at
-        least the share ``target`` of the labelled abnormal cases is.
+        ``"flag_rate"``: at most the share ``target`` of the unlabelled reference is flagged, but one image at least;
+        ``"sensitivity"``: at least the share ``target`` of the labelled abnormal cases is.
     target : float
         That share.
     threshold, percentile : float

@@ -123,7 +123,9 @@ def test_nobody_meets_half_a_bundle(tmp_path: Path) -> None:
         broken()
     assert not list(tmp_path.iterdir())
     with made_beside(out) as folder:
-        (folder / "card.md").touch()
+        (folder / "SHA256SUMS").touch()
+        assert not list_bundles(tmp_path)
+        (folder / "SHA256SUMS").rename(folder / "card.md")
     assert [path.name for path in out.iterdir()] == ["card.md"]
     with pytest.raises(ConfigurationError, match="something else"):
         new_bundle_folder(out)

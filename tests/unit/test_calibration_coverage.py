@@ -76,6 +76,15 @@ def test_an_isotonic_curve_follows_what_no_logistic_curve_can() -> None:
     assert again.calibrated(1.5) == isotonic.calibrated(1.5)
 
 
+def test_equal_scores_have_one_probability() -> None:
+    """A file that was copied often: its normal and abnormal copies make no curve."""
+    values = np.r_[np.full(300, 1.7), np.linspace(0, 3, 200)]
+    truth = np.arange(500) % 2 == 0
+    calibration = with_labels(tiny_calibration(), values, truth, prevalence=0.5, method="isotonic")
+    assert calibration.calibrated(1.7) == pytest.approx(0.5, abs=0.1)
+    with_labels(tiny_calibration(), np.full(500, 1.7), truth, prevalence=0.5, method="isotonic")
+
+
 def test_an_isotonic_curve_promises_no_more_than_its_cases_show() -> None:
     """Few cases at the top, and a rare abnormality: what is told for one half is not one case in seven."""
     rng = np.random.default_rng(0)

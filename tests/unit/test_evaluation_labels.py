@@ -101,7 +101,7 @@ def test_an_image_may_have_several_labels_and_facts(folder: Path) -> None:
 
 
 def test_spellings_of_a_label_are_one_target(folder: Path) -> None:
-    found = table(folder, "sep=;\r\nfile;label\r\nfour;Flu\r\nthree;FLU\r\n")
+    found = table(folder, "sep=|\r\nfile|label\r\nfour|Flu\r\nthree|FLU\r\n")
     assert [image.labels for image in found.images] == [{"Flu"}, {"Flu"}]
 
 

@@ -23,7 +23,9 @@ from tests.support.images import (
     with_,
 )
 from tests.support.peers import shared
+from triage.errors import NotScoredError
 from triage.messages import ModelInput
+from triage.sop_classes import SECONDARY_CAPTURE
 from workers.images import CXR, Source, prepare
 from workers.images.borders import content_box
 from workers.images.cxr import MOST, cxr_tensor
@@ -74,6 +76,17 @@ def test_all_frontal_views_are_scored(store: Store, chest: Dataset) -> None:
     assert np.array_equal(first.pixels, tensor(store, chest))
     assert np.array_equal(second.pixels, tensor(store, ap))
     assert ModelInput.from_wire(found.model_input.to_wire()).each()[1].pixels.tobytes() == second.pixels.tobytes()
+
+
+def test_a_capture_of_a_radiograph_counts_where_it_is_asked_for_and_never_at_the_node(
+    store: Store, chest: Dataset
+) -> None:
+    """Public collections hold radiographs so; in a PACS it may be a screenshot."""
+    capture = copy(chest, SOPClassUID=SECONDARY_CAPTURE, Modality="CR")
+    assert reason_of(store([capture])) == "neither a radiograph nor a CT in the study"
+    assert prepare(store([capture]), GRIDS, captures=True).sources == [capture.SOPInstanceUID]
+    with pytest.raises(NotScoredError):
+        prepare(store([copy(capture, Modality="OT")]), GRIDS, captures=True)
 
 
 def test_an_image_made_from_others_counts_only_where_there_is_nothing_else(store: Store, chest: Dataset) -> None:

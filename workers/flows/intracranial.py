@@ -44,7 +44,9 @@ def inside_skull(grey: npt.NDArray[np.uint8] | Values) -> Mask:
     soft = (smooth <= BONE) & (values > AIR)
     found = np.stack([_brain(*planes) for planes in zip(soft & (directions >= _DIRECTIONS), values, strict=True)])
     head = np.flatnonzero((values > AIR).sum((1, 2)) >= _LEAST)
-    for number in range(max(0, head[-1] - _VAULT), head[-1] + 1) if len(head) else ():
+    if not len(head):
+        return found
+    for number in range(max(0, head[-1] - _VAULT), head[-1] + 1):
         wider = soft[number] & (directions[number] >= _DIRECTIONS_OPEN)
         if found[number].sum() < _CLOSED * wider.sum():
             brain = _brain(wider, values[number])

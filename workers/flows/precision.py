@@ -68,7 +68,7 @@ def gate_images(bundle: Bundle, mixture: Glow) -> Tensor:
 
 def log_ratios(flows: tuple[Glow, Glow], x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return log p(x) - log p(x|normal) of images, (N,), float64, nats; the flows stay as and where they are."""
-    there = [flow.to(device) for flow in deepcopy(flows)]
+    there = [flow if device.type == "cpu" else deepcopy(flow).to(device) for flow in flows]
     log_density = FusedFlows(there, dtype=dtype).parts(x.to(device)).log_density.sum(2).cpu()
     return log_density[1] - log_density[0]
 

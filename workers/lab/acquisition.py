@@ -14,7 +14,7 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 from triage.errors import NotScoredError
-from triage.sop_classes import RADIOGRAPHS
+from triage.sop_classes import TOMOGRAMS
 from workers.images.dicom_file import read_dicom
 from workers.images.pixels import displayed, grey_frame
 from workers.lab.folders import NIFTI, PICTURES, Found
@@ -70,11 +70,6 @@ class Loaded:
 def of_found(image: Found) -> Raw:
     """Return an image that lies below a folder."""
     return Raw(image.key, image.patient, _reader(image.paths))
-
-
-def of_file(path: Path) -> Raw:
-    """Return a single DICOM file, its own patient."""
-    return Raw(path.name, path.name, _reader([path]))
 
 
 def of_rows(pixels: npt.NDArray[np.uint8], patients: Sequence[str]) -> list[Raw]:
@@ -140,7 +135,7 @@ def _of_dicom(ds: Dataset) -> Features:
         found.update(_numbers(f"header.{name}", ds.get(name)))
     for name in ("PixelSpacing", "ImagerPixelSpacing"):
         found.update(_numbers(f"header.{name}", ds.get(name)))
-    if ds.get("SOPClassUID") in RADIOGRAPHS:
+    if ds.get("SOPClassUID") not in TOMOGRAMS:
         return found | of_pixels(displayed(ds)[0].astype(np.float64), whole=True)
     stored = grey_frame(ds).astype(np.float64)
     return found | of_pixels(stored, whole=False)

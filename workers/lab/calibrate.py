@@ -9,6 +9,7 @@ import structlog
 import torch
 
 from triage.calibration import COMBINED, FLOWS, Calibration, OperatingPoint, Term
+from triage.errors import ConfigurationError
 from workers.flows.classifiers import Classifiers
 from workers.flows.fused import FusedFlows, latent_quantities
 from workers.flows.glow import dequantise
@@ -88,7 +89,7 @@ def calibrate(
         Reported normal, likewise. P-values are against them; where they are enough, half of them weigh the estimators
         instead, for p-values hold only against images that decided nothing.
     name : str
-        Of the reference.
+        Of the bundle; the reference's says how many images are in it, too.
     preset : Preset
         The estimators' and the levels' weights, and how far ranges reach beyond the reference.
     """
@@ -106,7 +107,7 @@ def calibrate(
     mixture = {of: numbers[unknown] for of, numbers in found.items()}
     terms, normals = _weighed(_terms(preset, found), mixture, normals, measure, preset)
     draft = Calibration(
-        name=name,
+        name=f"{name}: {len(images)} held-out unlabelled images",
         images=len(images),
         weights=preset.weights,
         combination=terms,
@@ -140,6 +141,10 @@ def _measured(measure: Measurer, images: ImageSet) -> tuple[ImageSet, Numbers, N
     good = finite & np.isfinite(levels).all((0, 2, 3)) & np.isfinite(largest).all((0, 2))
     if not good.all():
         log.warning("not_calibrated_on", images=int((~good).sum()), reason="not all of their numbers are finite")
+    if not good.any():
+        raise ConfigurationError(
+            f"none of {len(images)} images to calibrate on has a score", remedy="look whether they are of this modality"
+        )
     kept = [row for row, ok in zip(values, good, strict=True) if ok]
     return images.select(good.tolist()), levels[:, good], largest[:, good], kept
 

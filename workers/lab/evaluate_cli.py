@@ -99,6 +99,8 @@ def _rsna(bundle: "Bundle", folder: Path) -> "Matched":
         raise ConfigurationError(f"--rsna holds chest radiographs; bundle {bundle.name} scores {bundle.modality}")
     sets = challenge.divide(challenge.read_rsna(folder)).there()
     typer.echo(str(sets), err=True)
+    if not sets.test:
+        raise ConfigurationError(f"no file of the test set is in {folder / challenge.IMAGES}", remedy="unpack them all")
     images = folder / challenge.IMAGES
     cases = dicom_cases(images, [image.path for image in sets.test], bundle.preprocessing, bundle.modality)
     return match(challenge.labelled_test_rows(sets), [(images, cases)])

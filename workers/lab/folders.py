@@ -74,15 +74,15 @@ def _read(image: Found, grid: Preprocessing, modality: str) -> Pixels:
     return read_file(path, grid, modality)
 
 
-def read_study(sources: Sequence[Source], grid: Preprocessing, modality: str) -> Pixels:
-    """Return a DICOM study on the grid, prepared as the node would, but that captures of radiographs count.
+def read_study(sources: Sequence[Source], grid: Preprocessing, modality: str, *, captures: bool = True) -> Pixels:
+    """Return a DICOM study on the grid, prepared as the node would; but captures of radiographs may count.
 
     Raises
     ------
     NotScoredError
         If it can't be scored.
     """
-    return prepare(sources, {modality: grid}, captures=True).model_input.pixels
+    return prepare(sources, {modality: grid}, captures=captures).model_input.pixels
 
 
 def read_file(path: Path, grid: Preprocessing, modality: str) -> Pixels:

@@ -88,7 +88,11 @@ class Order:
         return (*sources, *(challenge.SOURCES if self.rsna else ()))
 
     def _train(self, recipe: Preset, data: tuple[DataSource, ...], group: Group, place: torch.device) -> None:
-        sets = _rsna_sets(self.rsna, recipe, group) if self.rsna else _sets(self.normal, self.mixture, recipe)
+        probing = self.probe and group.leads
+        if self.rsna:
+            sets = _rsna_sets(self.rsna, recipe, group)
+        else:
+            sets = _sets(self.normal, self.mixture, recipe, with_raw=probing)
         others = (_images(of, recipe) for of in (self.calibration, self.exclude))
         normal, mixture, own, kept_out = linked([*(one.images for one in sets), *others])
         excluded = frozenset(kept_out.patients)
@@ -96,7 +100,7 @@ class Order:
             counts = [sum(patient in excluded for patient in images.patients) for images in (normal, mixture)]
             typer.echo(f"kept out: {counts[0]} normal and {counts[1]} mixture images of excluded patients", err=True)
         found = None
-        if self.probe and group.leads:
+        if probing:
             raw = (_raw(one, images, excluded) for one, images in zip(sets, (normal, mixture), strict=True))
             found = look(*raw, seed=self.seed, strict=self.strict)
         del sets  # images as they came may be many times what they are on the grid
@@ -139,13 +143,18 @@ def _images(sources: Sequence[str], recipe: Preset) -> ImageSet:
     return load(sources, recipe.preprocessing, recipe.modality)
 
 
-def _sets(normal: Sequence[str], mixture: Sequence[str], recipe: Preset) -> tuple[Loaded, Loaded]:
+def _sets(normal: Sequence[str], mixture: Sequence[str], recipe: Preset, *, with_raw: bool) -> tuple[Loaded, Loaded]:
     if not normal or not mixture:
         raise ConfigurationError(
             "training needs a normal set and a mixture", remedy="give --normal DIR and --mixture DIR, or --rsna DIR"
         )
-    one, other = (load_with_raw(sources, recipe.preprocessing, recipe.modality) for sources in (normal, mixture))
-    return one, other
+
+    def loaded(sources: Sequence[str]) -> Loaded:
+        if with_raw:
+            return load_with_raw(sources, recipe.preprocessing, recipe.modality)
+        return Loaded(load(sources, recipe.preprocessing, recipe.modality), {})
+
+    return loaded(normal), loaded(mixture)
 
 
 def _rsna_sets(folder: Path, recipe: Preset, group: Group) -> tuple[Loaded, Loaded]:

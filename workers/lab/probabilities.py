@@ -88,10 +88,12 @@ def _isotonic(combined: Numbers, abnormal: Truth) -> dict[str, object]:
     A step of few cases at an end would promise what they can't show, and a rarer prevalence would multiply that: so a
     step has a share of them all, and is drawn towards one half by a case of either kind (Laplace's rule of succession).
     """
-    order = np.argsort(combined, kind="stable")
-    steps = np.array_split(order, min(STEPS, len(order) // CASES))
+    ordered = np.sort(combined)
+    starts = [part[0] for part in np.array_split(ordered, min(STEPS, len(ordered) // CASES))]
+    step_of = np.searchsorted(np.unique(starts), combined, side="right") - 1  # equal values fall into one step
+    steps = [np.flatnonzero(step_of == number) for number in range(step_of.max() + 1)]
     shares = [(abnormal[step].sum() + 1) / (len(step) + 2) for step in steps]
-    places = [float(combined[step].mean()) for step in steps]
+    places = np.maximum.accumulate([combined[step].mean() for step in steps]).tolist()  # means round
     rising = IsotonicRegression().fit_transform(
         np.arange(len(steps)), shares, sample_weight=[len(step) for step in steps]
     )

@@ -97,7 +97,7 @@ class Site:
         for sources in (reference, normal):
             found: set[str] = set()
             for source in sources:
-                here = find_cases([source], bundle.preprocessing, bundle.modality)
+                here = find_cases([source], bundle.preprocessing, bundle.modality, captures=False)
                 names = {_key(source, case): case for case in here}
                 cases.update(names)
                 found.update(names)
@@ -135,7 +135,7 @@ def recalibrate(
     Raises
     ------
     ConfigurationError
-        If ``out`` holds a bundle, the images are too few, or the labels contradict the scores.
+        If ``out`` holds anything, the images are too few, or the labels contradict the scores.
     """
     new_bundle_folder(out)
     _check_enough(site)
@@ -144,7 +144,6 @@ def recalibrate(
     combined = measured.estimates[COMBINED]
     reference, normal = (kept & np.isin(measured.keys, sorted(keys)) for keys in (site.reference, site.normal))
     count = int(reference.sum())
-    _require(count, site)
     old = site.bundle.calibration
     new = Calibration.model_validate(
         old.model_dump()
@@ -164,8 +163,7 @@ def recalibrate(
     )
     points = tuple(point_at(new, "flag_rate", rate, flag_threshold(combined[reference], rate)) for rate in FLAG_RATES)
     new = _with_labels(site, measured, kept, new.model_copy(update={"operating_points": points}))
-    asked_for = np.isin(measured.keys, sorted(site.reference | site.normal))
-    notes = _notes(site, measured, new, int((asked_for & ~kept).sum()))
+    notes = _notes(site, measured, new, int((~kept).sum()))
     return _write(site.bundle, new, out, notes), notes
 
 
@@ -232,10 +230,11 @@ def _admitted(site: Site, measured: _Measured) -> tuple[Scores, dict[str, tuple[
     _require(int(wanted.sum()), site)
     template = measured.coarse[wanted].mean(axis=0)
     rows = _with_likeness(measured, template)
-    own = plausible & np.isin(measured.keys, sorted(site.reference | site.normal))
-    ranges = _ranges([row for row, inside in zip(rows, own, strict=True) if inside], site.bundle.calibration)
+    ranges = _ranges([row for row, inside in zip(rows, plausible, strict=True) if inside], site.bundle.calibration)
     draft = site.bundle.calibration.model_copy(update={"ranges": ranges})
-    return template, ranges, np.array([not draft.check(row) for row in rows])
+    # A moved copy may explode where the image doesn't: that has no score, either.
+    finite = np.isfinite(np.stack(list(measured.estimates.values()))).all(0)
+    return template, ranges, finite & np.array([not draft.check(row) for row in rows])
 
 
 def _check_enough(site: Site) -> None:

@@ -16,7 +16,7 @@ import structlog
 from triage.errors import ConfigurationError
 from triage.manifest import DataSource, Preprocessing
 from workers.images.sources import CXR
-from workers.lab.acquisition import Loaded, of_file
+from workers.lab.acquisition import Loaded, of_found
 from workers.lab.evaluation.labels import NORMAL_LABEL, Row, records
 from workers.lab.folders import Found, hashed, read_each
 from workers.lab.image_set import share
@@ -190,13 +190,15 @@ def training_sets(
         If none of the radiographs can be used.
     """
     both = dict.fromkeys((*sets.normal, *sets.mixture))
-    found = (Found(one.patient_id, hashed(one.patient_id), (one.path,), (one.patient_id,)) for one in both)
-    images = read_each(found, grid, CXR, advance)
+    found = {
+        one.patient_id: Found(one.patient_id, hashed(one.patient_id), (one.path,), (one.patient_id,)) for one in both
+    }
+    images = read_each(found.values(), grid, CXR, advance)
     if not len(images):
         raise ConfigurationError("none of the radiographs can be used", remedy="see why in the warnings above")
 
     def part(wanted: Sequence[RsnaImage]) -> Loaded:
-        raw = {image.patient_id: of_file(image.path) for image in wanted}
+        raw = {image.patient_id: of_found(found[image.patient_id]) for image in wanted}
         own = images.select([key in raw for key in images.keys])
         return Loaded(own, {key: raw[key] for key in own.keys})
 

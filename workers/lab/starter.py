@@ -118,7 +118,7 @@ def make(recipe: Recipe, data: Path, out: Path, *, resume: bool = False) -> Bund
     Raises
     ------
     ConfigurationError
-        If the data aren't there or ``out`` holds a bundle.
+        If the data aren't there or ``out`` holds anything.
     """
     preset = find_preset(recipe.preset)
 
@@ -186,7 +186,9 @@ def evaluation_section(
 
 
 def _cell(scores: Numbers, abnormal: npt.NDArray[np.bool_], patients: Sequence[str]) -> str:
-    area, ends = auc_interval(scores, abnormal, patients, Bootstrap())
+    good = np.isfinite(scores)  # a head in which no brain was found has none
+    own = [patient for patient, ok in zip(patients, good, strict=True) if ok]
+    area, ends = auc_interval(scores[good], abnormal[good], own, Bootstrap())
     return f"{area:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else f"{area:.2f}"
 
 

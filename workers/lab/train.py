@@ -62,8 +62,8 @@ def train(
     Raises
     ------
     ConfigurationError
-        If the bundle exists, another process trains it, the images are too few, ``resume`` meets another run's
-        checkpoints, or there are some and it isn't asked for.
+        If anything is in the bundle's place, another process trains it, the images are too few, ``resume`` meets
+        another run's checkpoints, or there are some and it isn't asked for.
     TrainingDivergedError
         If a flow is worse than none.
     """
@@ -104,7 +104,6 @@ def _train(
     write_record(run.record, fit.records, *parts, references=len(mixture.calibration))
     fitted = _classifier_tensors(run, normal.not_held_out, mixture.not_held_out, report, resume)
     estimators = Estimators(posterior, fitted, run.preset)
-    name = f"{run.out.name} {run.version}: {len(mixture.calibration)} held-out unlabelled images"
     held_out = len(mixture.calibration) + (0 if run.calibration else len(normal.calibration))
     advance = _counted("calibration", held_out, report)
     measure = Measurer(posterior, estimators.classifiers, run.grid, advance=advance)
@@ -112,7 +111,7 @@ def _train(
         measure,
         mixture.calibration,
         None if run.calibration else normal.calibration,
-        name=name,
+        name=f"{run.out.name} {run.version}",
         preset=run.preset,
     )
     training = Training(

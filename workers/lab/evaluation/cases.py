@@ -49,10 +49,11 @@ class Case:
     read: Callable[[], Pixels] = field(repr=False)
 
 
-def find_cases(sources: Sequence[str], grid: Preprocessing, modality: str) -> list[Case]:
+def find_cases(sources: Sequence[str], grid: Preprocessing, modality: str, *, captures: bool = True) -> list[Case]:
     """Return everything in folders or npz files (see `workers.lab.images`) that might be scored.
 
-    A DICOM head CT is one case a study; a DICOM chest radiograph is one case a file, so that a table can label the
+    ``captures``: whether radiographs may be Secondary Captures, which the node scores none of. A DICOM head CT is one
+    case a study; a DICOM chest radiograph is one case a file, so that a table can label the
     images of one patient differently.
 
     Raises
@@ -64,7 +65,7 @@ def find_cases(sources: Sequence[str], grid: Preprocessing, modality: str) -> li
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            cases.extend(folder_cases(path, grid, modality))
+            cases.extend(folder_cases(path, grid, modality, captures=captures))
         else:
             images = load([source], grid, modality)
             for row, (key, patient) in enumerate(zip(images.keys, images.patients, strict=True)):
@@ -82,7 +83,7 @@ def _row(pixels: Pixels, row: int) -> Pixels:
     return image
 
 
-def folder_cases(folder: Path, grid: Preprocessing, modality: str) -> list[Case]:
+def folder_cases(folder: Path, grid: Preprocessing, modality: str, *, captures: bool) -> list[Case]:
     """Return the cases of one folder, in order of path."""
     cases: list[Case] = []
     studies: dict[str, list[tuple[Path, Dataset]]] = {}
@@ -99,7 +100,7 @@ def folder_cases(folder: Path, grid: Preprocessing, modality: str) -> list[Case]
         # Without a UID, files of one folder are taken for one study.
         study = str(ds.get("StudyInstanceUID", "")) or printable(place.parent)
         studies.setdefault(study if modality == "BCT" else printable(place), []).append((path, ds))
-    cases.extend(_study_case(folder, files, grid, modality) for files in studies.values())
+    cases.extend(_study_case(folder, files, grid, modality, captures=captures) for files in studies.values())
     return sorted(cases, key=lambda case: case.key)
 
 
@@ -116,7 +117,9 @@ def _header(path: Path) -> Dataset | None:
         return None
 
 
-def _study_case(folder: Path, files: Sequence[tuple[Path, Dataset]], grid: Preprocessing, modality: str) -> Case:
+def _study_case(
+    folder: Path, files: Sequence[tuple[Path, Dataset]], grid: Preprocessing, modality: str, *, captures: bool = True
+) -> Case:
     sources = [Source(sop_instance_uid=str(ds.get("SOPInstanceUID", "")), path=path) for path, ds in files]
     places = [printable(path.relative_to(folder)) for path, _ in files]
     first = files[0][1]
@@ -125,7 +128,7 @@ def _study_case(folder: Path, files: Sequence[tuple[Path, Dataset]], grid: Prepr
 
     paths = tuple(path for path, _ in files)
     owner = hashed(patient) if patient else places[0]
-    read = partial(read_study, sources, grid, modality)
+    read = partial(read_study, sources, grid, modality, captures=captures)
     return Case(places[0], frozenset(names - {""}), owner, _facts(first), paths, read)
 
 

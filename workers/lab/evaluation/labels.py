@@ -78,16 +78,16 @@ def read_labels(path: Path) -> list[Row]:
     said = re.match(r"sep=(.)\r?\n", text)  # as Excel begins a table
     text = text[said.end() :] if said else text.lstrip("\r\n")
     head = re.split(r"[\r\n]", text, maxsplit=1)[0]
-    delimiter = max(",;\t", key=head.count)
+    delimiter = said[1] if said else max(",;\t", key=head.count)
     rows: list[Row] = []
     spelled: dict[str, str] = {}
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    names = [name.strip().lower() for name in reader.fieldnames or ()]
-    doubled = sorted({name for name in names if name and names.count(name) > 1})
-    if doubled:
-        raise ConfigurationError(f"{path.name} has several columns {', '.join(doubled)}", remedy="keep one of them")
     for record in records(reader, path):
         cells = {str(key).strip().lower(): str(value or "").strip() for key, value in record.items() if key}
+        names = [name.strip().lower() for name in reader.fieldnames or ()]
+        doubled = sorted({name for name in names if name and names.count(name) > 1})
+        if doubled:
+            raise ConfigurationError(f"{path.name} has several columns {', '.join(doubled)}", remedy="keep one of them")
         missing = {"file", "label"} - cells.keys()
         if missing:
             raise ConfigurationError(
