@@ -53,8 +53,8 @@ def find_cases(sources: Sequence[str], grid: Preprocessing, modality: str, *, ca
     """Return everything in folders or npz files (see `workers.lab.images`) that might be scored.
 
     ``captures``: whether radiographs may be Secondary Captures, which the node scores none of. A DICOM head CT is one
-    case a study; a DICOM chest radiograph is one case a file, so that a table can label the
-    images of one patient differently.
+    case a study; a DICOM chest radiograph is one case a file, so that a table can label the images of one patient
+    differently.
 
     Raises
     ------

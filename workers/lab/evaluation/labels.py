@@ -80,7 +80,7 @@ def read_labels(path: Path) -> list[Row]:
     head = re.split(r"[\r\n]", text, maxsplit=1)[0]
     delimiter = said[1] if said else max(",;\t", key=head.count)
     rows: list[Row] = []
-    spelled: dict[str, str] = {}
+    spelled = {NORMAL_LABEL: NORMAL_LABEL}
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     for record in records(reader, path):
         cells = {str(key).strip().lower(): str(value or "").strip() for key, value in record.items() if key}
@@ -100,7 +100,6 @@ def read_labels(path: Path) -> list[Row]:
             raise ConfigurationError(f"{path.name}, line {reader.line_num}: a row needs both a file and a label")
         # Spellings of one label are one target: the first one counts.
         label = spelled.setdefault(cells["label"].casefold(), cells["label"])
-        label = NORMAL_LABEL if label.casefold() == NORMAL_LABEL else label
         facts = {name: cells[name] for name in ("patient", *FACTS) if cells.get(name)}
         rows.append(Row(cells["file"], label, facts))
     if not rows:
