@@ -8,8 +8,21 @@ import pytest
 import structlog
 from threadpoolctl import threadpool_limits
 
+
+def _log_to_standard_error() -> None:
+    structlog.reset_defaults()
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.__stderr__))
+
+
 # As `serve` does: log lines of parts that run in the test's own process must not get into what a command prints.
-structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.__stderr__))
+_log_to_standard_error()
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """Undo what a command set up: it logs to its runner's standard error, which is closed when the command ends."""
+    yield
+    _log_to_standard_error()
 
 
 def pytest_collection_finish() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import structlog
 import typer
 from click.testing import Result
 from PIL import Image
@@ -94,10 +93,7 @@ def laboratory(*arguments: str) -> Result:
     """Run a command in this process, where torch is loaded already."""
     app = typer.Typer()
     register(app)
-    try:
-        return CliRunner().invoke(app, [*arguments])
-    finally:
-        structlog.reset_defaults()  # commands log to the runner's standard error, which is closed now
+    return CliRunner().invoke(app, [*arguments])
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,10 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import structlog
 import typer
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
@@ -143,14 +141,6 @@ def test_too_few_images_or_labels_and_contradicting_labels(site: Path, tmp_path:
         Site.find(bundle, [str(site / "all.npz")], [], prevalence=0.1)
 
 
-@pytest.fixture
-def _plain_logs() -> Iterator[None]:
-    """Commands log to the runner's standard error, which is closed when they end."""
-    yield
-    structlog.reset_defaults()
-
-
-@pytest.mark.usefixtures("_plain_logs")
 def test_the_command(site: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     register(app)
