@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from triage.calibration import Calibration
 from triage.config.schema import Models
+from triage.durable import sync
 from triage.errors import BundleError, ConfigurationError
 from triage.manifest import Architecture, InputTransform, Manifest, Name, Preprocessing
 
@@ -226,13 +227,10 @@ def made_beside(folder: Path) -> Iterator[Path]:
     making.mkdir(parents=True)
     try:
         yield making
-        for path in making.iterdir():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
+        for path in (*making.iterdir(), making):
+            sync(path)
         making.rename(folder)
-        fd = os.open(folder.parent, os.O_RDONLY)
-        os.fsync(fd)
-        os.close(fd)
+        sync(folder.parent)
     finally:
         shutil.rmtree(making, ignore_errors=True)
 

@@ -311,7 +311,7 @@ class Manifest(_Part):
 
     @property
     def estimators(self) -> tuple[str, ...]:
-        """The names of what the bundle tells of an image; see `workers.flows.estimators`."""
+        """The names of what the bundle tells of an image; see `workers.flows.measure`."""
         classifiers = ((SET_CLASSIFIER, self.classifier), (LOCAL_CLASSIFIER, self.local))
         there = (name for name, section in classifiers if section is not None)
         return "log_prob_normal", "plain_ratio", FLOWS, *there, COMBINED

@@ -22,6 +22,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
 
 from triage import __version__
+from triage.durable import sync
 from triage.errors import ConfigurationError, NotFoundError, StorageFullError, UnparsableObjectError
 from triage.uids import derived_uid
 
@@ -170,7 +171,7 @@ class Incoming:
             # Also over a file that is already there: the same bytes, and this heals a damaged one.
             self.path = self.path.replace(final)
             self._kept = True
-            self._store.sync_folder(final.parent)
+            sync(final.parent)
         except OSError as error:
             if is_no_room(error):
                 raise StorageFullError("the disk is full") from error
@@ -224,22 +225,13 @@ class ObjectStore:
         for number in range(256):
             (self.objects_dir / f"{number:02x}").mkdir(exist_ok=True)
         for folder in (self.objects_dir, self.objects_dir.parent, self.objects_dir.parent.resolve().parent):
-            self.sync_folder(folder)
+            sync(folder)
 
     def limited(self, min_free_gib: float) -> "ObjectStore":
         """Return this store with a free-space watermark (GiB): for what comes from outside, not for our own results."""
         limited = copy.copy(self)
         limited.min_free_gib = min_free_gib
         return limited
-
-    @staticmethod
-    def sync_folder(folder: Path) -> None:
-        """Bring a folder's entries to the disk."""
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
     def path(self, digest: str) -> Path:
         """Return where the object of this digest lies (or would lie).

@@ -26,7 +26,7 @@ from scipy import ndimage
 from tests.support.lesions import plant
 from triage.calibration import LOCAL_CLASSIFIER, SET_CLASSIFIER, pooled
 from triage.logs import configure_logging
-from workers.flows.estimators import BundleEstimators
+from workers.flows.engine import Engine
 from workers.flows.intracranial import inside_skull
 from workers.flows.local_classifier import LocalClassifier
 from workers.flows.set_classifier import FeatureExtractor, Features, SetClassifier
@@ -242,7 +242,7 @@ def bundle(task: Task, seed: int, folder: Path) -> dict[str, Numbers]:
     run = Run(preset=task.preset, normal=task.normal, mixture=task.mixture, out=folder / f"bundle-{seed}", seed=seed)
     with show_progress() as report:
         made = train(run, report)
-    scores = BundleEstimators.load(made, "cpu")(task.test)
+    scores = Engine(made, "cpu").measure(task.test).estimates(made.calibration)
     return {f"bundle: {name}": values for name, values in scores.items()}
 
 

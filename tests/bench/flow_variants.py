@@ -25,8 +25,8 @@ from tests.bench.estimators import TASKS, Data, Task, summary
 from triage.logs import configure_logging
 from workers.flows.posterior import Posterior
 from workers.flows.relevance import Standard, raw_maps
+from workers.flows.transform import FlowGrid
 from workers.flows.weights import load_flows
-from workers.lab.fit import FlowGrid
 from workers.lab.image_set import Pixels
 from workers.lab.presets import Preset
 from workers.lab.progress import show_progress

@@ -7,7 +7,8 @@ import torch
 
 from triage.manifest import Architecture, InputTransform
 from workers.flows.glow import Glow, dequantise
-from workers.lab.fit import FlowGrid, Progress, Stage
+from workers.flows.transform import FlowGrid
+from workers.lab.fit import Progress, Stage
 from workers.lab.image_set import ImageSet
 from workers.lab.presets import Schedule
 

@@ -18,13 +18,11 @@ from triage.errors import BundleError
 from triage.messages import ModelInput
 from workers.flows.classifiers import NONE
 from workers.flows.engine import Engine
-from workers.flows.estimators import BundleEstimators, statistics
 from workers.flows.glow import dequantise
+from workers.flows.measure import Measurer, statistics
 from workers.flows.replay import Replay, fastest
-from workers.flows.transform import to_flow_grid
+from workers.flows.transform import FlowGrid, to_flow_grid
 from workers.flows.views import views
-from workers.lab.calibrate import Measurer, estimate
-from workers.lab.fit import FlowGrid
 
 
 def chest(seed: int = 0) -> ModelInput:
@@ -97,15 +95,14 @@ def test_a_copy_that_takes_the_statistic_out_of_range_is_told_as_unlike(tmp_path
 
 def test_a_score_and_the_laboratory_say_the_same_of_an_image_with_views(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "tiny", views=3)
-    estimators = BundleEstimators.load(bundle, "cpu")
+    engine = Engine(bundle, "cpu")
     inputs = [chest(seed) for seed in range(5)]
-    table = estimators(stacked(inputs), batch=2)
-    grid = FlowGrid(bundle.transform, bundle.architecture, 256)
-    measured = estimate(Measurer(estimators.engine.posterior, NONE, grid), bundle.calibration, stacked(inputs))
+    in_training = Measurer.of(engine.posterior, NONE, FlowGrid.of(bundle.manifest))
+    tables = [measure(stacked(inputs)).estimates(bundle.calibration) for measure in (engine.measure, in_training)]
     for number, one in enumerate(inputs):
-        row = statistics(estimators.engine.score(one))
-        assert row == pytest.approx({name: values[number] for name, values in table.items()}, rel=1e-6)
-        assert row == pytest.approx({name: values[number] for name, values in measured.items()}, rel=1e-6)
+        row = statistics(engine.score(one))
+        for table in tables:
+            assert row == {name: values[number] for name, values in table.items()}
 
 
 def stacked(inputs: list[ModelInput]) -> np.ndarray:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tests.support.flows import tiny_bundle
 from triage.bundles import MIXTURE, NORMAL, Bundle, write_bundle
 from triage.errors import ConfigurationError
-from workers.flows.estimators import BundleEstimators
+from workers.flows.engine import Engine
 from workers.lab import recalibrate as recalibrate_module
 from workers.lab.cli import register
 from workers.lab.images import load
@@ -33,7 +33,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "all.npz", x=images.astype(np.uint8), part=np.arange(COUNT) % 2)
     bundle = tiny_bundle(folder / "tiny")
     pixels = load([str(folder / "all.npz")], bundle.preprocessing, "CXR").pixels
-    combined = BundleEstimators.load(bundle, "cpu")(pixels)["combined"]
+    combined = Engine(bundle, "cpu").measure(pixels).estimates(bundle.calibration)["combined"]
     noisy = combined + 0.5 * combined.std() * rng.normal(size=COUNT)
     rows = [f"{row},{'ill' if high else 'normal'}" for row, high in enumerate(noisy > np.quantile(noisy, 0.6))]
     (folder / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
@@ -52,7 +52,7 @@ def calibrated(
 
 def combined_of(bundle: Bundle, source: str) -> np.ndarray:
     pixels = load([source], bundle.preprocessing, "CXR").pixels
-    return BundleEstimators.load(bundle, "cpu")(pixels)["combined"]
+    return Engine(bundle, "cpu").measure(pixels).estimates(bundle.calibration)["combined"]
 
 
 def test_the_reference_is_the_site_s_and_the_weights_are_the_same_bytes(site: Path, tmp_path: Path) -> None:

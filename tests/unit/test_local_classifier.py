@@ -18,7 +18,6 @@ from triage.manifest import Local
 from triage.messages import ModelInput, Score
 from workers.flows.classifiers import Classifiers
 from workers.flows.engine import Engine
-from workers.flows.estimators import BundleEstimators
 from workers.flows.local_classifier import (
     LocalClassifier,
     channels,
@@ -231,8 +230,7 @@ def test_a_bundle_scores_with_it(tmp_path: Path) -> None:
     assert score.combined == pytest.approx(-score.log_posterior * 0.25 / 100 + score.local_classifier / 2)
     assert Score.from_wire(score.to_wire()) == score
     assert check_golden(Engine(bundle, "cpu")).passed
-    estimators = BundleEstimators.load(bundle, "cpu")
-    assert estimators(pixels, batch=2)["local_classifier"][1] == score.local_classifier
+    assert engine.measure(pixels).values[1]["local_classifier"] == score.local_classifier
     maps = maps_of(
         "local", pixels, bundle.manifest, posterior=engine.posterior, classifiers=engine.classifiers, expected=None
     )

@@ -17,7 +17,6 @@ from triage.errors import BundleError
 from triage.manifest import Classifier
 from triage.messages import ModelInput, Score
 from workers.flows.engine import Engine
-from workers.flows.estimators import BundleEstimators
 from workers.flows.set_classifier import FeatureExtractor, SetClassifier, feature_count
 from workers.flows.stages import Stages, channels, shapes
 from workers.flows.views import moved, views
@@ -183,9 +182,9 @@ def test_a_bundle_scores_with_both_estimators(tmp_path: Path) -> None:
     assert score.p_value == bundle.calibration.p_value(score.combined)
     assert score.calibrated is None
     assert Score.from_wire(score.to_wire()) == score
-    estimators = BundleEstimators.load(bundle, "cpu")
-    scores = estimators(pixels, batch=2)
-    assert set(scores) == set(estimators.names) >= {"set_classifier", "combined"}
+    scores = Engine(bundle, "cpu").measure(pixels).estimates(bundle.calibration)
+    assert tuple(scores) == bundle.manifest.estimators
+    assert {"set_classifier", "combined"} <= scores.keys()
     assert scores["set_classifier"][1] == score.set_classifier
     assert scores["combined"][1] == pytest.approx(score.combined)
 

@@ -11,10 +11,11 @@ from triage.calibration import Calibration, Term
 from triage.manifest import Classifier
 from workers.flows.classifiers import Classifiers
 from workers.flows.glow import Glow
+from workers.flows.measure import Measurer
 from workers.flows.posterior import Posterior
 from workers.flows.set_classifier import SetClassifier
-from workers.lab.calibrate import LEAST_WEIGHING, Measurer, calibrate
-from workers.lab.fit import FlowGrid
+from workers.flows.transform import FlowGrid
+from workers.lab.calibrate import LEAST_WEIGHING, calibrate
 from workers.lab.fit_classifier import fit_classifier
 from workers.lab.image_set import ImageSet
 from workers.lab.presets import ClassifierRecipe, find_preset
@@ -113,7 +114,7 @@ def measure() -> Measurer:
     architecture = find_preset("starter-cxr").architecture.model_copy(update=TINY)
     pair = Posterior(*(Glow(architecture, seed=seed).eval() for seed in (0, 1)))
     preset = find_preset("starter-cxr")
-    return Measurer(pair, Classifiers(classifier, None), FlowGrid(preset.transform, architecture, 256))
+    return Measurer.of(pair, Classifiers(classifier, None), FlowGrid(preset.transform, architecture, 256))
 
 
 def calibration(measure: Measurer, normals: ImageSet) -> Calibration:

@@ -5,7 +5,6 @@ import time
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from triage.bundles import Bundle
@@ -13,16 +12,14 @@ from triage.calibration import COMBINED, FLOWS, LOCAL_CLASSIFIER, SET_CLASSIFIER
 from triage.errors import BundleError
 from triage.messages import ModelInput, Score
 from workers.flows.classifiers import Classifiers
-from workers.flows.fused import FusedFlows, latent_quantities
-from workers.flows.glow import dequantise
-from workers.flows.posterior import Posterior, coarse, estimates, part_quantities, quantities
+from workers.flows.fused import FusedFlows
+from workers.flows.measure import Measurer
+from workers.flows.posterior import Posterior, coarse
 from workers.flows.precision import DTYPES, Precision, require_precision
 from workers.flows.relevance import Mapper
 from workers.flows.replay import fastest
-from workers.flows.transform import views_on_flow_grid
+from workers.flows.transform import FlowGrid
 from workers.flows.weights import load_flows
-
-Numbers = npt.NDArray[np.float64]
 
 
 def choose_device(name: str) -> torch.device:
@@ -77,7 +74,8 @@ class Engine:
         self.classifiers = Classifiers.load(bundle, self.device)
         if precision != "float32":
             require_precision(bundle, self.device, precision)
-        self.run = fastest(self.flows, bundle.transform.views)
+        run = fastest(self.flows, bundle.transform.views)
+        self.measure = Measurer(run, self.classifiers, FlowGrid.of(bundle.manifest), self.device)
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -95,23 +93,6 @@ class Engine:
         preview = "" if self.precision == "float32" else " couplings, preview"
         return f"{self.device} {self.precision}{preview}"
 
-    def parts(self, grey: npt.NDArray[np.uint8]) -> tuple[Numbers, Numbers]:
-        """Return every level's part of the two log densities, and its largest latent under each.
-
-        Parameters
-        ----------
-        grey : numpy.ndarray
-            uint8, (N, …) on the flows' grid. Other images in the batch don't change an image's numbers.
-
-        Returns
-        -------
-        levels, largest : numpy.ndarray
-            float64, (2, N, L): of the flow of normal images, then of the flow of all; nats, and |z|.
-        """
-        v = torch.from_numpy(grey).to(self.device).unsqueeze(1).to(torch.float32)
-        parts = self.run(dequantise(v, self.bundle.architecture.grey_levels))
-        return parts.log_density.cpu().numpy(), parts.largest_latent.cpu().numpy()
-
     def score(self, model_input: ModelInput) -> Score:
         """Score one image.
 
@@ -121,27 +102,19 @@ class Engine:
             If the image isn't of the bundle's modality, grid and grey levels.
         """
         self._check_fits(model_input)
-        bundle, calibration = self.bundle, self.bundle.calibration
-        grey_levels = bundle.preprocessing.grey_levels
+        bundle, calibration, pixels = self.bundle, self.bundle.calibration, model_input.pixels
         started = time.perf_counter()
-        grey = views_on_flow_grid(model_input.pixels, bundle.transform, bundle.architecture, grey_levels)
-        levels, largest = self.parts(grey)
-        normal, mixture = levels[:, 0]  # the image's own; its other views count in the flows' statistic alone
-        values = self.classifiers(model_input.pixels)
+        measured = self.measure(pixels[None])
         model_time_s = time.perf_counter() - started
-        cell = self.flows.cell
-        log_prob_normal, log_prob_mixture = float(normal.sum()) + cell, float(mixture.sum()) + cell
-        found = (
-            quantities(normal, mixture, model_input.pixels, self.template) | latent_quantities(largest[:, 0]) | values
-        )
-        # A copy on which a flow explodes would take the whole statistic with it, perhaps to the list's end.
-        averaged = part_quantities(levels[0].mean(0), levels[1].mean(0))
-        reason = calibration.check(found) or calibration.check(found | averaged)
-        statistics = estimates(calibration, *levels, cell=cell, classifiers=values)
+        values = measured.values[0]
+        normal, mixture = measured.levels[:, 0, 0]  # the image's own; its other views count in the statistic alone
+        found = measured.quantities(0, pixels, self.template)
+        reason = calibration.check(found) or calibration.check(found | measured.averaged(0))
+        statistics = {name: float(numbers[0]) for name, numbers in measured.estimates(calibration).items()}
         combined = statistics[COMBINED]
         return Score(
-            log_prob_normal=log_prob_normal,
-            log_prob_mixture=log_prob_mixture,
+            log_prob_normal=float(normal.sum()) + measured.cell,
+            log_prob_mixture=float(mixture.sum()) + measured.cell,
             log_posterior=float(normal.sum() - mixture.sum()),
             percentile=calibration.percentile(combined) if np.isfinite(combined) else 0.0,
             combined=combined,

@@ -1,13 +1,11 @@
 """The two flows of a bundle as one estimator: every level's parts, and the quantities that calibration checks."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from triage.calibration import COMBINED, FLOWS, Calibration
 from workers.flows.glow import Glow, dequantise
 
 Parts = npt.NDArray[np.float64]
@@ -47,32 +45,6 @@ class Posterior:
                 found.append(flow.level_parts(x).cpu().numpy())
         empty = np.empty((0, self.normal.architecture.levels))
         return np.concatenate([empty, *parts[0]]), np.concatenate([empty, *parts[1]])
-
-
-def estimates(
-    calibration: Calibration, normal: Parts, mixture: Parts, *, cell: float, classifiers: Mapping[str, float]
-) -> dict[str, float]:
-    """Return one image's value by every estimator, higher for the more abnormal.
-
-    Parameters
-    ----------
-    calibration : Calibration
-        The bundle's.
-    normal, mixture : numpy.ndarray
-        (V, L): every level's part of the two log densities, nats, of the image itself and of its other views. The
-        flows' statistic is the mean over them.
-    cell : float
-        What belongs to no level: the log of a grey level's volume, nats.
-    classifiers : mapping of str to float
-        The values of the estimators beside the flows, by name; see `workers.flows.classifiers`.
-    """
-    found = {
-        "log_prob_normal": -float(normal[0].sum()) - cell,
-        "plain_ratio": float((mixture[0] - normal[0]).sum()),
-        FLOWS: calibration.statistic(normal.mean(0).tolist(), mixture.mean(0).tolist()),
-        **classifiers,
-    }
-    return found | {COMBINED: calibration.combined(found)}
 
 
 COARSE = 8

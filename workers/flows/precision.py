@@ -16,7 +16,7 @@ from triage.bundles import GOLDEN, Bundle
 from triage.errors import BundleError
 from workers.flows.fused import FusedFlows
 from workers.flows.glow import Glow, dequantise, quantise
-from workers.flows.transform import from_blocks, to_flow_grid
+from workers.flows.transform import FlowGrid, from_blocks
 from workers.flows.weights import load_flows
 
 Precision = Literal["float32", "bfloat16"]
@@ -60,9 +60,9 @@ def gate_images(bundle: Bundle, mixture: Glow) -> Tensor:
     """Return the golden input and `DRAWN` images of the flow of all images, x of (N, 1, …) float32 on the CPU."""
     architecture, grid = bundle.architecture, bundle.preprocessing
     pixels = from_blocks(load_file(bundle.folder / GOLDEN)["pixels"].numpy(), grid.size)
-    golden = torch.from_numpy(to_flow_grid(pixels, bundle.transform, architecture, grid.grey_levels))
+    golden = torch.from_numpy(FlowGrid.of(bundle.manifest)([pixels]))
     sample = mixture.sample(DRAWN, generator=torch.Generator().manual_seed(1), temperature=0.7)
-    images = torch.cat([golden[None, None], quantise(sample, architecture.grey_levels)])
+    images = torch.cat([golden[None], quantise(sample, architecture.grey_levels)])
     return dequantise(images.float(), architecture.grey_levels)
 
 

@@ -34,7 +34,7 @@ from workers.flows.classifiers import NONE, Classifiers
 from workers.flows.flow_maps import Expected, raw_maps
 from workers.flows.posterior import Posterior
 from workers.flows.set_classifier import SetClassifier
-from workers.flows.transform import to_flow_grid
+from workers.flows.transform import FlowGrid
 
 Maps = npt.NDArray[np.float64]
 Grey = npt.NDArray[np.uint8]
@@ -269,7 +269,4 @@ def maps_of(
         if classifiers.local is None:
             raise ValueError("the bundle has no local classifier")
         return classifiers.local.maps(pixels, size)
-    levels = manifest.preprocessing.grey_levels
-    grids = [to_flow_grid(image, manifest.transform, manifest.architecture, levels) for image in pixels]
-    grey = np.stack(grids) if grids else np.empty((0, *size), np.uint8)
-    return raw_maps(kind, posterior, grey, expected=expected)
+    return raw_maps(kind, posterior, FlowGrid.of(manifest)(pixels), expected=expected)

@@ -1,9 +1,13 @@
 """From the grid that a study was brought onto to the integers that the flows see."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 import numpy.typing as npt
 
-from triage.manifest import Architecture, InputTransform
+from triage.manifest import Architecture, InputTransform, Manifest
 from workers.flows.views import views
 
 
@@ -35,12 +39,27 @@ def to_flow_grid(
     return np.clip(np.floor(grey * levels), 0, levels - 1).astype(np.uint8)
 
 
-def views_on_flow_grid(
-    pixels: npt.NDArray[np.uint8], transform: InputTransform, architecture: Architecture, grey_levels: int
-) -> npt.NDArray[np.uint8]:
-    """Return one image and its copies, as many views as the transform asks for, (V, …); see `to_flow_grid`."""
-    seen = views(pixels, transform.views)
-    return np.stack([to_flow_grid(view, transform, architecture, grey_levels) for view in seen])
+@dataclass(frozen=True)
+class FlowGrid:
+    """How images on the bundle's grid become the flows' integers; see `to_flow_grid`."""
+
+    transform: InputTransform
+    architecture: Architecture
+    grey_levels: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """Return a bundle's."""
+        return cls(manifest.transform, manifest.architecture, manifest.preprocessing.grey_levels)
+
+    def __call__(self, pixels: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+        """Return images, (N, …), on the flows' grid."""
+        grids = [to_flow_grid(image, self.transform, self.architecture, self.grey_levels) for image in pixels]
+        return np.stack(grids) if grids else np.empty((0, *self.architecture.size), np.uint8)
+
+    def views(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return images and their copies on the flows' grid, (N, V, …): as many views as the transform asks for."""
+        return np.stack([self(views(image, self.transform.views)) for image in pixels])
 
 
 def from_blocks(blocks: npt.NDArray[np.uint8], size: tuple[int, ...]) -> npt.NDArray[np.uint8]:

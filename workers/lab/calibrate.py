@@ -6,17 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import structlog
-import torch
 
 from triage.calibration import COMBINED, FLOWS, Calibration, OperatingPoint, Term
 from triage.errors import ConfigurationError
-from workers.flows.classifiers import Classifiers
-from workers.flows.fused import FusedFlows, latent_quantities
-from workers.flows.glow import dequantise
-from workers.flows.posterior import Posterior, coarse, estimates, quantities
+from workers.flows.measure import Measured, Measurer
+from workers.flows.posterior import coarse
 from workers.lab.evaluation.metrics import flag_threshold
-from workers.lab.fit import FlowGrid
-from workers.lab.image_set import ImageSet, Pixels
+from workers.lab.image_set import ImageSet
 from workers.lab.presets import Preset
 from workers.lab.weigh import weighed
 
@@ -25,53 +21,8 @@ log = structlog.get_logger(__name__)
 FLAG_RATES = (0.05, 0.1, 0.2)
 #: With fewer held-out images of either set to weigh them by, the estimators stay weighed as the preset says.
 LEAST_WEIGHING = 30
-_BATCH = 32
 
 Numbers = npt.NDArray[np.float64]
-
-
-class Measurer:
-    """Measures everything that a calibration is made from.
-
-    Parameters
-    ----------
-    posterior : Posterior
-        The flows.
-    classifiers : Classifiers
-        The other estimators.
-    grid : FlowGrid
-        From the bundle's grid to the flows' integers.
-    advance : callable
-        Called with how many images were measured, after every batch.
-    """
-
-    def __init__(
-        self,
-        posterior: Posterior,
-        classifiers: Classifiers,
-        grid: FlowGrid,
-        *,
-        advance: Callable[[int], None] = lambda count: None,
-    ) -> None:
-        self.classifiers, self.grid, self.advance = classifiers, grid, advance
-        self.flows = FusedFlows([posterior.normal, posterior.mixture])
-        self.device = next(posterior.normal.parameters()).device
-
-    def __call__(self, pixels: Pixels) -> tuple[Numbers, Numbers, list[dict[str, float]]]:
-        """Return levels' parts of all views and largest latents of the images themselves, (2, N, V, L) and (2, N, L),
-        and each image's values by the classifiers.
-        """
-        levels, largest, values = [], [], []
-        for start in range(0, len(pixels), _BATCH):
-            some = pixels[start : start + _BATCH]
-            grey = self.grid.views(some)
-            v = torch.from_numpy(grey.reshape(-1, *grey.shape[2:])).to(self.device).unsqueeze(1).float()
-            parts = self.flows.parts(dequantise(v, self.grid.architecture.grey_levels))
-            levels.append(parts.log_density.cpu().numpy().reshape(2, *grey.shape[:2], -1))
-            largest.append(parts.largest_latent.cpu().numpy().reshape(2, *grey.shape[:2], -1)[:, :, 0])
-            values += [self.classifiers(image) for image in some]
-            self.advance(len(some))
-        return np.concatenate(levels, 1), np.concatenate(largest, 1), values
 
 
 def calibrate(
@@ -93,16 +44,13 @@ def calibrate(
     preset : Preset
         The estimators' and the levels' weights, and how far ranges reach beyond the reference.
     """
-    images, levels, largest, values = _measured(measure, images)
+    images, measured = _finite(measure, images)
     template = np.mean([coarse(image) for image in images.pixels], axis=0)
-    rows = []
-    for number, image in enumerate(images.pixels):
-        row = quantities(levels[0, number, 0], levels[1, number, 0], image, template)
-        rows.append(row | latent_quantities(largest[:, number]) | values[number])
+    rows = [measured.quantities(number, image, template) for number, image in enumerate(images.pixels)]
     log_prior = None
     if preset.normal_share is not None:
         log_prior = (math.log(preset.normal_share[0]), math.log(preset.normal_share[1]))
-    found = _by_estimator(preset, levels, values)
+    found = _by_estimator(preset, measured)
     unknown = ~np.isin(images.keys, normals.keys if normals else ())
     mixture = {of: numbers[unknown] for of, numbers in found.items()}
     terms, normals = _weighed(_terms(preset, found), mixture, normals, measure, preset)
@@ -117,12 +65,11 @@ def calibrate(
         template=tuple(template.round(3).tolist()),
         ranges=admissible(rows, preset.margin_of, log_prior),
     )
-    by_estimator = _estimates(draft, measure, levels, values)
+    by_estimator = measured.estimates(draft)
     reference = np.sort(by_estimator.pop(COMBINED))
     normal_reference: list[float] = []
     if normals:
-        _, levels, _, values = _measured(measure, normals)
-        normal_reference = np.sort(_estimates(draft, measure, levels, values)[COMBINED]).tolist()
+        normal_reference = np.sort(_finite(measure, normals)[1].estimates(draft)[COMBINED]).tolist()
     whole = draft.model_copy(
         update={
             "reference": tuple(reference.tolist()),
@@ -134,19 +81,17 @@ def calibrate(
     return Calibration.model_validate(whole.model_copy(update={"operating_points": points}).model_dump())
 
 
-def _measured(measure: Measurer, images: ImageSet) -> tuple[ImageSet, Numbers, Numbers, list[dict[str, float]]]:
-    """Return what `Measurer` does, and the images, without those that will have no score: not all of it is finite."""
-    levels, largest, values = measure(images.pixels)
-    finite = np.array([all(map(math.isfinite, row.values())) for row in values])
-    good = finite & np.isfinite(levels).all((0, 2, 3)) & np.isfinite(largest).all((0, 2))
+def _finite(measure: Measurer, images: ImageSet) -> tuple[ImageSet, Measured]:
+    """Measure images; return those that can have a score, for all of their numbers are finite, and these."""
+    measured = measure(images.pixels)
+    good = measured.finite
     if not good.all():
         log.warning("not_calibrated_on", images=int((~good).sum()), reason="not all of their numbers are finite")
     if not good.any():
         raise ConfigurationError(
             f"none of {len(images)} images to calibrate on has a score", remedy="look whether they are of this modality"
         )
-    kept = [row for row, ok in zip(values, good, strict=True) if ok]
-    return images.select(good.tolist()), levels[:, good], largest[:, good], kept
+    return images.select(good.tolist()), measured.select(good)
 
 
 def point_at(calibration: Calibration, kind: str, target: float, threshold: float) -> OperatingPoint:
@@ -166,12 +111,12 @@ def _weighed(
     chosen, others = normals.divided(0.5, "weighing")
     if min(len(chosen), len(others), len(next(iter(mixture.values())))) < LEAST_WEIGHING:
         return terms, normals
-    _, levels, _, values = _measured(measure, chosen)
-    return weighed(terms, _by_estimator(preset, levels, values), mixture, preset.pooling), others
+    return weighed(terms, _by_estimator(preset, _finite(measure, chosen)[1]), mixture, preset.pooling), others
 
 
-def _by_estimator(preset: Preset, levels: Numbers, values: Sequence[Mapping[str, float]]) -> dict[str, Numbers]:
+def _by_estimator(preset: Preset, measured: Measured) -> dict[str, Numbers]:
     """Return the values of the estimators that are combined; none where the flows are alone."""
+    values, levels = measured.values, measured.levels
     if not values[0]:
         return {}
     flows = (levels[1] - levels[0]).mean(1) @ np.asarray(preset.weights)
@@ -189,23 +134,6 @@ def _terms(preset: Preset, found: Mapping[str, Numbers]) -> dict[str, Term]:
             low, middle, high = np.percentile(found[name], [16, 50, 84])
             terms[name] = Term(centre=float(middle), spread=max(float(high - low) / 2, 1e-9), weight=weight)
     return terms
-
-
-def estimate(measure: Measurer, calibration: Calibration, pixels: Pixels) -> dict[str, Numbers]:
-    """Return every estimator's values, (N,) each, for images on the bundle's grid."""
-    levels, _, values = measure(pixels)
-    return _estimates(calibration, measure, levels, values)
-
-
-def _estimates(
-    calibration: Calibration, measure: Measurer, levels: Numbers, values: Sequence[Mapping[str, float]]
-) -> dict[str, Numbers]:
-    cell = measure.flows.cell
-    rows = [
-        estimates(calibration, n, m, cell=cell, classifiers=found)
-        for n, m, found in zip(levels[0], levels[1], values, strict=True)
-    ]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def admissible(

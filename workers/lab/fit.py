@@ -5,7 +5,6 @@ checkpoint needs only the weights, the optimiser's moments and a few counters.
 """
 
 import math
-import os
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
@@ -18,10 +17,10 @@ import structlog
 import torch
 from torch import Tensor
 
+from triage.durable import replacing
 from triage.errors import ConfigurationError
-from triage.manifest import Architecture, InputTransform
 from workers.flows.glow import Glow, dequantise
-from workers.flows.transform import to_flow_grid, views_on_flow_grid
+from workers.flows.transform import FlowGrid
 from workers.lab.curves import Epoch, StageRecord
 from workers.lab.image_set import ImageSet, Pixels, share
 from workers.lab.parallel import Group, current
@@ -47,26 +46,6 @@ class Progress:
     train_levels: tuple[float, ...] = ()
     valid_levels: tuple[float, ...] = ()
     skipped: int = 0
-
-
-@dataclass(frozen=True)
-class FlowGrid:
-    """How images on the bundle's grid become the flows' integers."""
-
-    transform: InputTransform
-    architecture: Architecture
-    grey_levels: int
-
-    def __call__(self, pixels: Pixels) -> Pixels:
-        """Return (N, …) on the flows' grid."""
-        grids = [to_flow_grid(image, self.transform, self.architecture, self.grey_levels) for image in pixels]
-        return np.stack(grids)
-
-    def views(self, pixels: Pixels) -> Pixels:
-        """Return (N, V, …) on the flows' grid: every image and its other views."""
-        return np.stack(
-            [views_on_flow_grid(image, self.transform, self.architecture, self.grey_levels) for image in pixels]
-        )
 
 
 @dataclass
@@ -340,13 +319,8 @@ class Stage:
             "optimiser": self.optimiser.state_dict(),
             "state": vars(self.state),
         }
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_suffix(".partial")
-        with partial.open("wb") as stream:
-            torch.save(record, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(self.checkpoint)
+        with replacing(self.checkpoint) as draft:
+            torch.save(record, draft)
 
     def resume(self) -> bool:
         """Go back to the checkpoint, if there is one; return whether there was.

@@ -15,7 +15,7 @@ from workers.flows.classifiers import NONE, Classifiers, classifier_values
 from workers.flows.engine import Engine
 from workers.flows.glow import quantise
 from workers.flows.posterior import Posterior
-from workers.flows.transform import from_blocks, to_flow_grid
+from workers.flows.transform import FlowGrid, from_blocks
 from workers.lab.image_set import Pixels
 
 TOLERANCE = 1e-5
@@ -42,8 +42,7 @@ def make_golden(posterior: Posterior, manifest: Manifest, classifiers: Classifie
     if blocks.ndim == 3:
         blocks = _in_a_skull(blocks)
     pixels = from_blocks(blocks, manifest.preprocessing.size)
-    grid = to_flow_grid(pixels, manifest.transform, manifest.architecture, manifest.preprocessing.grey_levels)
-    normal, mixture = posterior.level_parts(grid[None])
+    normal, mixture = posterior.level_parts(FlowGrid.of(manifest)([pixels]))
     values = {name: torch.tensor([value], dtype=torch.float64) for name, value in classifiers(pixels).items()}
     return values | {
         "pixels": torch.from_numpy(blocks),

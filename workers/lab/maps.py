@@ -13,7 +13,8 @@ from workers.flows.flow_maps import Expected
 from workers.flows.posterior import Posterior
 from workers.flows.relevance import Mapper, Method, Standard, map_size, maps_of, smoothed
 from workers.flows.tensors import write
-from workers.lab.fit import FlowGrid, shifted
+from workers.flows.transform import FlowGrid
+from workers.lab.fit import shifted
 from workers.lab.image_set import ImageSet
 
 log = structlog.get_logger(__name__)
@@ -63,7 +64,7 @@ def make_mapper(
     if method.kind == "difference":
         # What is expected and how far normals are from it must come from different images.
         half = len(pixels) // 2
-        grid = FlowGrid(manifest.transform, manifest.architecture, manifest.preprocessing.grey_levels)
+        grid = FlowGrid.of(manifest)
         expected = Expected.of(grid(pixels[:half]), min(_COMPONENTS, half // 2))
         pixels = pixels[half:]
     elif len(pixels) < FEW_NORMALS:

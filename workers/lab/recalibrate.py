@@ -12,23 +12,19 @@ from sklearn.metrics import roc_auc_score
 from triage.bundles import Bundle, made_beside, new_bundle_folder, write_bundle
 from triage.calibration import COMBINED, Calibration
 from triage.errors import ConfigurationError, NotScoredError
-from workers.flows.estimators import BundleEstimators
-from workers.flows.fused import latent_quantities
-from workers.flows.posterior import coarse, quantities
-from workers.flows.transform import to_flow_grid
+from workers.flows.engine import Engine
+from workers.flows.posterior import coarse
 from workers.lab.calibrate import FLAG_RATES, admissible, point_at
 from workers.lab.evaluation.bootstrap import Mask, Scores
 from workers.lab.evaluation.cases import Case, find_cases
 from workers.lab.evaluation.labels import match, read_labels
 from workers.lab.evaluation.metrics import flag_threshold
-from workers.lab.image_set import Pixels
 from workers.lab.probabilities import Method, least_labels, with_labels
 from workers.lab.rigour import LEAST_REFERENCES
 
 ENOUGH = 200
 MARGIN = 0.4
 FAR = 8.0
-BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -118,11 +114,26 @@ def _key(source: str, case: Case) -> str:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Scores of the images that could be read: estimators' values, checked quantities, coarse images."""
+    """The images that could be read.
+
+    Attributes
+    ----------
+    keys : list of str
+        Theirs.
+    estimates : dict of str to numpy.ndarray
+        Estimators' values, (N,) each.
+    quantities, averaged : list of dict of str to float
+        What calibration checks of an image, and what of the mean over its views.
+    coarse : numpy.ndarray
+        (N, …): see `workers.flows.posterior.coarse`.
+    refused : int
+        How many could not be read, or are not what they should be.
+    """
 
     keys: list[str]
     estimates: dict[str, Scores]
     quantities: list[dict[str, float]]
+    averaged: list[dict[str, float]]
     coarse: Scores
     refused: int
 
@@ -169,44 +180,29 @@ def recalibrate(
 
 def _measure(site: Site, device: str, advance: Callable[[], None]) -> _Measured:
     """Read and score the images, a few at a time."""
-    estimators = BundleEstimators.load(site.bundle, device)
+    engine = Engine(site.bundle, device)
     keys: list[str] = []
-    waiting: list[Pixels] = []
-    parts: list[tuple[dict[str, Scores], list[dict[str, float]], list[Scores]]] = []
-    refused = 0
-    for number, (key, case) in enumerate(site.cases.items(), start=1):
+    estimates: list[dict[str, Scores]] = []
+    rows: list[dict[str, float]] = []
+    averaged: list[dict[str, float]] = []
+    grids: list[Scores] = []
+    for key, case in site.cases.items():
         try:
-            waiting.append(case.read())
-            keys.append(key)
+            pixels = case.read()
         except NotScoredError:
-            refused += 1
-        if waiting and (len(waiting) == BATCH or number == len(site.cases)):
-            parts.append(_scored(estimators, np.stack(waiting)))
-            waiting = []
+            pass
+        else:
+            keys.append(key)
+            measured = engine.measure(pixels[None])
+            estimates.append(measured.estimates(site.bundle.calibration))
+            rows.append(measured.quantities(0, pixels, engine.template))
+            averaged.append(measured.averaged(0))
+            grids.append(coarse(pixels))
         advance()
     if not keys:
         raise ConfigurationError("none of the images can be used", remedy="give images that the node would score")
-    estimates = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
-    found = [row for part in parts for row in part[1]]
-    grids = np.stack([grid for part in parts for grid in part[2]])
-    return _Measured(keys, estimates, found, grids, refused)
-
-
-def _scored(
-    estimators: BundleEstimators, pixels: Pixels
-) -> tuple[dict[str, Scores], list[dict[str, float]], list[Scores]]:
-    bundle, engine = estimators.bundle, estimators.engine
-    estimates = estimators(pixels)
-    levels = bundle.preprocessing.grey_levels
-    grey = np.stack([to_flow_grid(image, bundle.transform, bundle.architecture, levels) for image in pixels])
-    parts, largest = engine.parts(grey)
-    rows: list[dict[str, float]] = []
-    for number, image in enumerate(pixels):
-        row = quantities(parts[0, number], parts[1, number], image, engine.template)
-        row |= latent_quantities(largest[:, number])
-        row |= {name: float(estimates[name][number]) for name in engine.classifiers.names}
-        rows.append(row)
-    return estimates, rows, [coarse(image) for image in pixels]
+    values = {name: np.concatenate([one[name] for one in estimates]) for name in estimates[0]}
+    return _Measured(keys, values, rows, averaged, np.stack(grids), len(site.cases) - len(keys))
 
 
 def _with_likeness(measured: _Measured, template: Scores) -> list[dict[str, float]]:
@@ -234,7 +230,9 @@ def _admitted(site: Site, measured: _Measured) -> tuple[Scores, dict[str, tuple[
     draft = site.bundle.calibration.model_copy(update={"ranges": ranges})
     # A moved copy may explode where the image doesn't: that has no score, either.
     finite = np.isfinite(np.stack(list(measured.estimates.values()))).all(0)
-    return template, ranges, finite & np.array([not draft.check(row) for row in rows])
+    # As `Engine.score` does.
+    reasons = [draft.check(row) or draft.check(row | mean) for row, mean in zip(rows, measured.averaged, strict=True)]
+    return template, ranges, finite & np.array([not reason for reason in reasons])
 
 
 def _check_enough(site: Site) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from triage.durable import replacing
 from workers.lab.curves import StageRecord, write_curves
 
 log = structlog.get_logger(__name__)
@@ -137,11 +138,9 @@ def write_record(
 
 def update_record(folder: Path, entries: dict[str, Any]) -> None:
     """Add entries to ``training.json``, keeping what is there."""
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(read_record(folder) | entries, indent=1, ensure_ascii=False)
-    partial = (folder / RECORD).with_suffix(".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(folder / RECORD)
+    with replacing(folder / RECORD) as draft:
+        draft.write_text(text + "\n", encoding="utf-8")
 
 
 def read_record(folder: Path) -> dict[str, Any]:

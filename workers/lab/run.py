@@ -10,7 +10,7 @@ import torch
 
 from triage.errors import ConfigurationError
 from triage.manifest import DataSource
-from workers.lab.fit import FlowGrid
+from workers.flows.transform import FlowGrid
 from workers.lab.image_set import ImageSet, share
 from workers.lab.presets import Preset
 

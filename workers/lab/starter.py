@@ -17,7 +17,7 @@ from triage.bundles import Bundle
 from triage.calibration import Calibration
 from triage.errors import ConfigurationError
 from triage.manifest import DataSource
-from workers.lab.calibrate import Measurer, Numbers, estimate
+from workers.flows.measure import Measurer, Numbers
 from workers.lab.evaluation.bootstrap import Bootstrap, auc_interval
 from workers.lab.image_set import ImageSet
 from workers.lab.images import load, load_with_raw
@@ -163,7 +163,7 @@ def evaluation_section(
     test_abnormal: dict[str, ImageSet],
 ) -> str:
     """Return the card's section on performance: AUC by label and estimator."""
-    normal = estimate(measure, calibration, test_normal.pixels)
+    normal = measure(test_normal.pixels).estimates(calibration)
     names = list(normal)
     lines = [
         "## How good it is",
@@ -172,7 +172,7 @@ def evaluation_section(
         "|---" * (len(names) + 1) + "|",
     ]
     for label, images in test_abnormal.items():
-        abnormal = estimate(measure, calibration, images.pixels)
+        abnormal = measure(images.pixels).estimates(calibration)
         truth = np.arange(len(test_normal) + len(images)) >= len(test_normal)
         patients = test_normal.patients + images.patients
         cells = [_cell(np.concatenate([normal[name], abnormal[name]]), truth, patients) for name in names]

@@ -1,7 +1,6 @@
 """From images to a bundle: base flow, normal flow, mixture flow, classifiers, calibration."""
 
 import math
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,20 +16,23 @@ from torch import Tensor
 
 from triage.bundles import CLASSIFIER, GOLDEN, LOCAL, Bundle, made_beside, new_bundle_folder, write_bundle
 from triage.calibration import Calibration
+from triage.durable import replacing
 from triage.errors import ConfigurationError, TrainingDivergedError
 from triage.manifest import Manifest, Training
 from workers.flows.classifiers import Classifiers
 from workers.flows.glow import Glow, dequantise
 from workers.flows.local_classifier import LocalClassifier
+from workers.flows.measure import Measurer
 from workers.flows.posterior import Posterior
 from workers.flows.set_classifier import SetClassifier
 from workers.flows.tensors import write
+from workers.flows.transform import FlowGrid
 from workers.flows.weights import save_flows
-from workers.lab.calibrate import Measurer, calibrate
+from workers.lab.calibrate import calibrate
 from workers.lab.card import write_card
 from workers.lab.claim import LOCK, claimed
 from workers.lab.curves import StageRecord
-from workers.lab.fit import FlowGrid, Progress, Stage
+from workers.lab.fit import Progress, Stage
 from workers.lab.fit_classifier import fit_classifier
 from workers.lab.fit_local import fit_local
 from workers.lab.golden import make_golden
@@ -106,7 +108,7 @@ def _train(
     estimators = Estimators(posterior, fitted, run.preset)
     held_out = len(mixture.calibration) + (0 if run.calibration else len(normal.calibration))
     advance = _counted("calibration", held_out, report)
-    measure = Measurer(posterior, estimators.classifiers, run.grid, advance=advance)
+    measure = Measurer.of(posterior, estimators.classifiers, run.grid, advance)
     calibration = calibrate(
         measure,
         mixture.calibration,
@@ -255,12 +257,9 @@ def _classifier_tensors(
                 raise ConfigurationError(
                     f"{path} is damaged", remedy="delete it: training goes on from the stage before"
                 ) from exc
-        tensors, partial = fit(), path.with_suffix(".partial")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial)
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
-        partial.replace(path)
+        tensors = fit()
+        with replacing(path) as draft:
+            save_file(tensors, draft)
         return tensors
 
     seed, device = run.seed, run.device

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from triage.bundles import Bundle
 from triage.errors import NotScoredError, TriageError
 from triage.messages import ModelInput
-from workers.flows.estimators import BundleEstimators, statistics
+from workers.flows.engine import Engine
+from workers.flows.measure import statistics
 from workers.lab.evaluation.labels import Labelled
 from workers.lab.image_set import Pixels
 
@@ -69,7 +70,7 @@ def score_images(
     TriageError
         If no image at all has a score.
     """
-    estimators = BundleEstimators.load(bundle, device)
+    engine = Engine(bundle, device)
     kept: list[Labelled] = []
     refused: list[Refused] = []
     pixels: list[Pixels] = []
@@ -81,7 +82,7 @@ def score_images(
         except NotScoredError as exc:
             refused.append(Refused(image, exc.message))
         else:
-            score = estimators.engine.score(ModelInput(modality=bundle.modality, pixels=grid))
+            score = engine.score(ModelInput(modality=bundle.modality, pixels=grid))
             if score.not_scored:
                 refused.append(Refused(image, score.not_scored))
             else:
@@ -94,6 +95,6 @@ def score_images(
         reasons = "; ".join(dict.fromkeys(refusal.reason for refusal in refused))
         raise TriageError(f"none of the {len(refused)} labelled images could be scored: {reasons}")
     normal, mixture = (np.stack([row[part] for row in rows]) for part in (0, 1))
-    estimates = {name: np.array([row[name] for row in found]) for name in estimators.names}
+    estimates = {name: np.array([row[name] for row in found]) for name in bundle.manifest.estimators}
     percentiles = np.array([row[2] for row in rows])
     return Scored(kept, np.stack(pixels), estimates, percentiles, mixture - normal, normal, refused)
