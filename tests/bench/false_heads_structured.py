@@ -12,7 +12,7 @@ from scipy import ndimage
 from tests.bench import head_shapes as shapes
 from tests.bench.head_shapes import Family, Hu, Rng
 
-#: Kinds of which the gate's network learned examples, too (`workers.images.fit_gate_heads`), made in other ways.
+#: Kinds of which the gate's network learned examples, too (`workers.lab.gates.head_examples`), made in other ways.
 KNOWN = {
     "ellipsoid shell, soft filling", "superellipsoid shell, soft filling", "box shell, soft filling",
     "gradient in a shell", "drawn head, ventricles and falx", "skull of noise", "skull of a gradient",

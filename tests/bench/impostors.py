@@ -34,12 +34,12 @@ from triage.errors import NotScoredError
 from workers.images import Source, prepare
 from workers.images.bct import MIN_COVERAGE_MM
 from workers.images.cxr import cxr_tensor
-from workers.images.fit_gate import halves, of_heads
 from workers.images.gate_bct import check_head
 from workers.images.gate_cxr import check_frontal_chest
 from workers.images.pixels import grey_frame
 from workers.images.resample import head_frame
 from workers.lab.evaluation.metrics import wilson
+from workers.lab.gates.chest import halves, of_heads
 
 Picture = npt.NDArray[np.floating]
 

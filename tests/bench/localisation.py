@@ -37,8 +37,8 @@ from workers.flows.intracranial import inside_skull
 from workers.flows.relevance import Method, Standard
 from workers.images.backdrop import conspicuousness
 from workers.images.bct import bct_tensor
-from workers.images.fit_gate_head import as_volume
 from workers.images.resample import grid_affine, head_frame
+from workers.lab.gates.head import as_volume
 from workers.lab.image_set import ImageSet, share
 from workers.lab.images import load
 from workers.lab.maps import make_mapper

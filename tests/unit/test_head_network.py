@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from workers.images.fit_gate_head import Learner
 from workers.images.gate_bct import COARSE, _learned
 from workers.images.head_network import LAYERS, HeadNetwork, channels
+from workers.lab.gates.head import Learner
 
 
 def test_it_looks_without_torch_as_it_learned_with_it() -> None:

@@ -9,7 +9,7 @@ from tests.bench import false_chests, false_heads, false_heads_odd, false_heads_
 from tests.bench.impostors import passes_chest, passes_head
 from tests.bench.true_heads import built, ill
 from tests.support.peers import shared
-from workers.images.fit_gate import halves
+from workers.lab.gates.chest import halves
 
 Hu = np.ndarray
 

@@ -4,7 +4,7 @@ Bounds were set on 55 head CTs with and without hemorrhage, fractures and cranio
 with margins; what they refuse was tried on chest, abdomen, neck and spine slices and on drawn phantoms. Slices have to
 resemble their neighbours. At last the head has to resemble a mean head, and a small network (`HeadNetwork`) to take it
 for one, and for one that lies as its slices say: shells around structure get past everything else. Mean and network
-are of half of CT-ICH's patients; `workers.images.fit_gate_head` makes them.
+are of half of CT-ICH's patients; `workers.lab.gates.head` makes them.
 """
 
 from collections.abc import Iterator

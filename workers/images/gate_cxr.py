@@ -4,7 +4,7 @@ A small classifier of ours with two views of the picture: histograms of edge dir
 Triggs, CVPR 2005), and the greys of a 16 × 16 raster. Each is projected on the principal components of chests. A
 picture passes if a logistic regression of the coordinates, their squares, and the distances from the chests'
 subspaces says so, and neither distance is larger than chests' are: so what no example of ours resembles is refused as
-well. The few numbers are in ``gate_cxr.npz``; `workers.images.fit_gate` makes them.
+well. The few numbers are in ``gate_cxr.npz``; `workers.lab.gates.chest` makes them.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """A small network that tells a head as it lies in a scanner from what is none, for `workers.images.gate_bct`.
 
 It sees the upper part of a head on a coarse grid, its grey values once as they are and once spread over the densities
-of brain, and gives one number: the logit of a head. `workers.images.fit_gate_head` trains it. Here it only looks, and
+of brain, and gives one number: the logit of a head. `workers.lab.gates.head` trains it. Here it only looks, and
 needs no more than NumPy: whoever prepares studies need not wait for torch.
 """
 

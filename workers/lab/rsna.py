@@ -4,9 +4,7 @@ The layout is that of the challenge's download: ``stage_2_detailed_class_info.cs
 ``class``, and ``stage_2_train_images/PATIENTID.dcm``. A patient has as many rows as boxes, all of one class.
 """
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -17,9 +15,10 @@ from triage.errors import ConfigurationError
 from triage.manifest import DataSource, Preprocessing
 from workers.images.sources import CXR
 from workers.lab.acquisition import Loaded, of_found
-from workers.lab.evaluation.labels import NORMAL_LABEL, Row, records
+from workers.lab.evaluation.labels import NORMAL_LABEL, Row
 from workers.lab.folders import Found, hashed, read_each
 from workers.lab.image_set import share
+from workers.lab.table import read_table
 
 log = structlog.get_logger(__name__)
 
@@ -106,14 +105,14 @@ def read_rsna(folder: Path) -> list[RsnaImage]:
             f"{folder} doesn't hold {CLASSES} and {IMAGES}/", remedy="unpack the RSNA challenge's archive there"
         )
     labels: dict[str, str] = {}
-    for patient_id, name in _rows(table, "patientId", "class"):
+    for patient_id, name in _rows(table, "class"):
         label = LABELS.get(name.lower())
         if label is None:
             raise ConfigurationError(f"{CLASSES} has a class {name}", remedy=f"classes are {', '.join(LABELS)}")
         if labels.setdefault(patient_id, label) != label:
             raise ConfigurationError(f"{CLASSES} gives patient {patient_id} two classes")
     if (folder / BOXES).is_file():
-        boxed = {patient_id for patient_id, target in _rows(folder / BOXES, "patientId", "Target") if target == "1"}
+        boxed = {patient_id for patient_id, target in _rows(folder / BOXES, "Target") if target == "1"}
         wrong = sorted(p for p in boxed & labels.keys() if labels[p] != OPACITY)
         if wrong:
             raise ConfigurationError(f"{BOXES} boxes an opacity in {len(wrong)} images that {CLASSES} gives none")
@@ -126,25 +125,13 @@ def read_rsna(folder: Path) -> list[RsnaImage]:
     return images
 
 
-def _rows(path: Path, *columns: str) -> Iterable[tuple[str, ...]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"the table {path.name} cannot be read", remedy="give it as UTF-8") from exc
-    with io.StringIO(text, newline="") as stream:
-        reader = csv.DictReader(stream)
-        for record in records(reader, path):
-            line = reader.line_num
-            absent = [column for column in columns if column not in (reader.fieldnames or ())]
-            if absent:
-                raise ConfigurationError(
-                    f"{path.name} has no column {' and no column '.join(absent)}: its first line is "
-                    f"{','.join(reader.fieldnames or ())[:80]}",
-                    remedy="give it as the challenge does, with commas",
-                )
-            if any(record[column] is None for column in columns):
-                raise ConfigurationError(f"{path.name}, line {line}: a row needs {' and '.join(columns)}")
-            yield tuple(record[column].strip() for column in columns)
+def _rows(path: Path, column: str) -> Iterator[tuple[str, str]]:
+    """Yield every row's patientId and one of its other cells."""
+    for line in read_table(path, ("patientId", column), remedy="give it as the challenge does"):
+        patient_id, value = line.cells["patientid"], line.cells[column.lower()]
+        if not patient_id or not value:
+            raise ConfigurationError(f"{path.name}, line {line.number}: a row needs patientId and {column}")
+        yield patient_id, value
 
 
 def divide(images: Sequence[RsnaImage]) -> RsnaSets:

@@ -1,8 +1,5 @@
 """The table of labels, and which image each of its rows means."""
 
-import csv
-import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from triage.errors import ConfigurationError
 from workers.lab.evaluation.cases import Case
+from workers.lab.table import read_table
 
 NORMAL_LABEL = "normal"
 FACTS = ("age", "sex", "view", "source", "device")
@@ -71,60 +69,25 @@ def read_labels(path: Path) -> list[Row]:
     ConfigurationError
         If it can't be read, lacks a column, or has no row.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"the table {path} cannot be read", remedy="give a UTF-8 CSV file") from exc
-    said = re.match(r"sep=(.)\r?\n", text)  # as Excel begins a table
-    text = text[said.end() :] if said else text.lstrip("\r\n")
-    head = re.split(r"[\r\n]", text, maxsplit=1)[0]
-    delimiter = said[1] if said else max(",;\t", key=head.count)
+    remedy = "its first line names the columns: file,label and optionally patient,age,sex,view,source,device"
     rows: list[Row] = []
     spelled = {NORMAL_LABEL: NORMAL_LABEL}
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    for record in records(reader, path):
-        cells = {str(key).strip().lower(): str(value or "").strip() for key, value in record.items() if key}
-        names = [name.strip().lower() for name in reader.fieldnames or ()]
-        doubled = sorted({name for name in names if name and names.count(name) > 1})
-        if doubled:
-            raise ConfigurationError(f"{path.name} has several columns {', '.join(doubled)}", remedy="keep one of them")
-        missing = {"file", "label"} - cells.keys()
-        if missing:
-            raise ConfigurationError(
-                f"{path.name} has no column {' and no column '.join(sorted(missing))}: its first line is {head[:80]}",
-                remedy="its first line names the columns: file,label and optionally patient,age,sex,view,source,device",
-            )
-        if not cells["file"] and not cells["label"]:
+    for line in read_table(path, ("file", "label"), remedy=remedy):
+        file, said = line.cells["file"], line.cells["label"]
+        if not file and not said:
             continue
-        if not cells["file"] or not cells["label"]:
-            raise ConfigurationError(f"{path.name}, line {reader.line_num}: a row needs both a file and a label")
+        if not file or not said:
+            raise ConfigurationError(f"{path.name}, line {line.number}: a row needs both a file and a label")
         # Spellings of one label are one target: the first one counts.
-        label = spelled.setdefault(cells["label"].casefold(), cells["label"])
-        facts = {name: cells[name] for name in ("patient", *FACTS) if cells.get(name)}
-        rows.append(Row(cells["file"], label, facts))
+        label = spelled.setdefault(said.casefold(), said)
+        facts = {name: line.cells[name] for name in ("patient", *FACTS) if line.cells.get(name)}
+        rows.append(Row(file, label, facts))
     if not rows:
         raise ConfigurationError(f"{path.name} has no rows")
     reserved = {row.label for row in rows if row.label.casefold() == "all"}
     if reserved:
         raise ConfigurationError(f'{path.name}: no label may be called "all": that is every abnormal image')
     return rows
-
-
-def records(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
-    """Yield a table's records.
-
-    Raises
-    ------
-    ConfigurationError
-        If it is no table from somewhere on.
-    """
-    try:
-        yield from reader
-    except csv.Error as exc:
-        raise ConfigurationError(
-            f"{path.name} cannot be read from line {reader.line_num} on: {exc}",
-            remedy="look for a quote that isn't closed",
-        ) from exc
 
 
 Place = tuple[Path, Sequence[Case]]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from workers.images.fit_gate_lesions import AIR, BONE, VOXEL_MM, brain_of, noise, with_lesions
+from workers.lab.gates.lesions import AIR, BONE, VOXEL_MM, brain_of, noise, with_lesions
 
 Hu = npt.NDArray[np.float32]
 

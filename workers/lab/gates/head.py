@@ -1,7 +1,7 @@
-"""Makes ``gate_bct.npz``: ``python -m workers.images.fit_gate_head bct_ctich.npz`` (half an hour on one core).
+"""Makes ``gate_bct.npz``: ``python -m workers.lab.gates.head bct_ctich.npz`` (half an hour on one core).
 
-Half of the patients is used, as for the other gate (`workers.images.fit_gate.tuning_half`): their mean head, and a
-network that tells them, moved and changed as `workers.images.fit_gate_heads` does, from what is no head. One seed and
+Half of the patients is used, as for the other gate (`workers.lab.gates.chest.tuning_half`): their mean head, and a
+network that tells them, moved and changed as `workers.lab.gates.head_examples` does, from what is no head. One seed and
 one thread. What comes of it is measured by ``python -m tests.bench.impostors``.
 """
 
@@ -19,13 +19,14 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from triage.errors import NotScoredError
-from workers.images.fit_gate import halves
-from workers.images.fit_gate_heads import Hu, as_scanned, lying, no_heads
-from workers.images.fit_gate_lesions import VOXEL_MM as HALF_MM
+from workers.images import gate_bct
 from workers.images.gate_bct import COARSE, coarse_head
 from workers.images.head_network import LAYERS, HeadNetwork, channels
 from workers.images.resample import head_frame
 from workers.images.volume import TOP, Volume, lying_straight
+from workers.lab.gates.chest import halves
+from workers.lab.gates.head_examples import Hu, as_scanned, lying, no_heads
+from workers.lab.gates.lesions import VOXEL_MM as HALF_MM
 
 log = structlog.get_logger(__name__)
 
@@ -42,10 +43,10 @@ Coarse = npt.NDArray[np.uint8]
 
 
 def main() -> None:
-    """Average the heads of the tuning half, train the network, and write both beside this file."""
+    """Average the heads of the tuning half, train the network, and write both beside its gate."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("heads", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("gate_bct.npz"))
+    parser.add_argument("--out", type=Path, default=Path(gate_bct.__file__).with_name("gate_bct.npz"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     stored = halves(arguments.heads)[0]

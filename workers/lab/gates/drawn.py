@@ -1,4 +1,4 @@
-"""Drawn pictures that are no chests, for `workers.images.fit_gate`: patterns, noises, scribbles, shapes and scenes."""
+"""Drawn pictures that are no chests, for `workers.lab.gates.chest`: patterns, noises, scribbles, shapes and scenes."""
 
 from collections.abc import Iterator
 

@@ -1,9 +1,9 @@
-"""Makes ``gate_cxr.npz``: ``python -m workers.images.fit_gate CHEST.npz... --heads HEADS.npz``.
+"""Makes ``gate_cxr.npz``: ``python -m workers.lab.gates.chest CHEST.npz... --heads HEADS.npz``.
 
 Half of the patients of every source (`tuning_half`) is used, so that the other half and every real impostor stay a fair
 test (``python -m tests.bench.impostors``). Chests are the positives, some of them turned, zoomed and marked a little as
 exposures are. Negatives are what chests and head CTs can be turned into (upside down, on their side, inverted, cut,
-halved, doubled, projected heads, single slices) and `workers.images.fit_gate_drawn`. One seed: the same data, the same
+halved, doubled, projected heads, single slices) and `workers.lab.gates.drawn`. One seed: the same data, the same
 file.
 """
 
@@ -18,9 +18,10 @@ from scipy import ndimage
 from sklearn.linear_model import LogisticRegression
 
 from triage.errors import NotScoredError
+from workers.images import gate_cxr
 from workers.images.cxr import cxr_tensor
-from workers.images.fit_gate_drawn import drawn
 from workers.images.gate_cxr import SIDE, ChestGate, Subspace, coarse_greys, edge_directions
+from workers.lab.gates.drawn import drawn
 
 COMPONENTS = {"edges": 40, "greys": 28}
 HELD_OUT = 0.35
@@ -33,11 +34,11 @@ Features = npt.NDArray[np.float64]
 
 
 def main() -> None:
-    """Fit the gate and write it beside this file."""
+    """Fit the gate and write it beside its gate."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("chests", nargs="+", type=Path)
     parser.add_argument("--heads", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("gate_cxr.npz"))
+    parser.add_argument("--out", type=Path, default=Path(gate_cxr.__file__).with_name("gate_cxr.npz"))
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     chests = [rng.permutation(halves(path)[0])[:CHESTS] for path in arguments.chests]

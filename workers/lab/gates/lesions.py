@@ -1,7 +1,7 @@
 """What patients have, drawn into heads for the head gate's network: none of it may make a head look like none.
 
 It is drawn coarsely, and larger than life: a gate that refuses the worst bleed of the night does harm. Volumes are HU
-on the raster of `workers.images.fit_gate_heads`.
+on the raster of `workers.lab.gates.head_examples`.
 """
 
 from collections.abc import Callable
