@@ -12,10 +12,10 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from tests.support.heads import volume_of
+from triage.manifest import Preprocessing
 from workers.images.bct import bct_tensor
 from workers.images.gate_bct import check_head
 from workers.images.resample import head_frame
-from workers.images.sources import Grid
 
 Hu = npt.NDArray[np.floating]
 AIR = -1000.0
@@ -29,7 +29,7 @@ class Head:
     hu: Hu
     between_mm: float = 5.0
 
-    def tensor(self, grid: Grid) -> npt.NDArray[np.uint8]:
+    def tensor(self, grid: Preprocessing) -> npt.NDArray[np.uint8]:
         """Return it on a model's grid, as `workers.images` would after loading.
 
         Raises

@@ -3,7 +3,6 @@
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +16,16 @@ from pydicom.uid import EnhancedCTImageStorage, ExplicitVRLittleEndian, generate
 
 from tests.support.peers import shared
 from triage.errors import NotScoredError
+from triage.manifest import Preprocessing
 from workers.images import BCT, CXR, Prepared, Source, prepare
 
 
-@dataclass(frozen=True)
-class ModelGrid:
-    """A model's grid without its bundle."""
-
-    size: tuple[int, ...]
-    spacing_mm: tuple[float, ...] | None = None
-    straighten: bool = False
-    brain_hu: float | None = None
-    smooth_mm: float = 0.0
+def model_grid(size: tuple[int, ...], spacing_mm: tuple[float, ...] | None = None) -> Preprocessing:
+    """Return a model's grid without its bundle."""
+    return Preprocessing(size=size, spacing_mm=spacing_mm, grey_levels=256 if len(size) == 2 else 128)
 
 
-GRIDS = {CXR: ModelGrid((128, 128)), BCT: ModelGrid((32, 128, 128), (4.0, 1.72, 1.72))}
+GRIDS = {CXR: model_grid((128, 128)), BCT: model_grid((32, 128, 128), (4.0, 1.72, 1.72))}
 
 Store = Callable[[Iterable[Dataset]], list[Source]]
 Slices = list[Dataset]

@@ -1,15 +1,15 @@
 """That a head from a scanner whose densities are off comes out as one from a scanner whose densities are not."""
 
 from copy import deepcopy
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from pydicom import Dataset
 
 from tests.support.heads import volume_of
-from tests.support.images import ModelGrid, Store, same_but_for
+from tests.support.images import Store, model_grid, same_but_for
 from tests.support.peers import shared
+from triage.manifest import Preprocessing
 from workers.images import BCT, prepare
 from workers.images.bct import HeadTensor, bct_tensor
 from workers.images.level import MAX_SHIFT_HU, brain_hu
@@ -19,8 +19,8 @@ from workers.images.volume import TOP
 
 pytest_plugins = ["tests.support.images"]
 
-AS_SCANNED = ModelGrid((32, 128, 128), (5.0, 1.8, 1.8))
-LEVEL = replace(AS_SCANNED, brain_hu=35.0)
+AS_SCANNED = model_grid((32, 128, 128), (5.0, 1.8, 1.8))
+LEVEL = AS_SCANNED.model_copy(update={"brain_hu": 35.0})
 
 
 @pytest.fixture(scope="module", params=(3, 12))
@@ -30,7 +30,7 @@ def hu(request: pytest.FixtureRequest) -> Floats:
     return np.where(volume < -19, -1000, np.where(volume > 99, 1000, volume))
 
 
-def tensor(hu: Floats, grid: ModelGrid) -> HeadTensor:
+def tensor(hu: Floats, grid: Preprocessing) -> HeadTensor:
     volume = volume_of(hu)
     return bct_tensor(volume, head_frame(volume), grid)
 
@@ -83,7 +83,7 @@ def test_a_brain_that_is_dark_throughout_stays_darker(hu: Floats) -> None:
 
 def test_a_reader_is_told_of_a_brain_that_was_much_brightened(store: Store, head: list[Dataset]) -> None:
     def notes(brain_at: float) -> list[str]:
-        grid = replace(LEVEL, brain_hu=brain_at)
+        grid = LEVEL.model_copy(update={"brain_hu": brain_at})
         return [note for note in prepare(store(deepcopy(head)), {BCT: grid}).notes if note.startswith("brain")]
 
     lowest, highest = notes(25.0), notes(45.0)
@@ -92,7 +92,7 @@ def test_a_reader_is_told_of_a_brain_that_was_much_brightened(store: Store, head
 
 
 def test_noise_reaches_a_smoothed_grid_much_less(hu: Floats) -> None:
-    smooth = replace(AS_SCANNED, smooth_mm=1.8)
+    smooth = AS_SCANNED.model_copy(update={"smooth_mm": 1.8})
     drift, smoothed = (
         same_but_for(*(tensor(of, grid).pixels for of in (hu, noisy(hu)))) for grid in (AS_SCANNED, smooth)
     )

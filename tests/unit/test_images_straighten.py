@@ -1,7 +1,6 @@
 """That a head which lies turned comes out as if it didn't, and its map back onto its slices."""
 
 from copy import deepcopy
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +8,9 @@ from pydicom import Dataset
 from scipy import ndimage
 
 from tests.support.heads import volume_of
-from tests.support.images import ModelGrid, Store, same_but_for
+from tests.support.images import Store, model_grid, same_but_for
 from tests.support.peers import shared
+from triage.manifest import Preprocessing
 from triage.messages import Relevance
 from workers.images import BCT, Source, prepare
 from workers.images.backdrop import backdrop
@@ -20,8 +20,8 @@ from workers.images.straighten import MAX_DEGREES, pose, straightened
 
 pytest_plugins = ["tests.support.images"]
 
-AS_IT_LIES = ModelGrid((32, 128, 128), (5.0, 1.8, 1.8))
-STRAIGHT = replace(AS_IT_LIES, straighten=True)
+AS_IT_LIES = model_grid((32, 128, 128), (5.0, 1.8, 1.8))
+STRAIGHT = AS_IT_LIES.model_copy(update={"straighten": True})
 
 
 @pytest.fixture(scope="module", params=(3, 12))
@@ -38,7 +38,7 @@ def turned(hu: Floats, degrees: float) -> Floats:
 
 @pytest.mark.parametrize("degrees", [-15.0, 5.0])
 def test_a_turned_head_comes_out_as_it_was(hu: Floats, degrees: float) -> None:
-    def laid(of: Floats, grid: ModelGrid) -> np.ndarray:
+    def laid(of: Floats, grid: Preprocessing) -> np.ndarray:
         volume = volume_of(of)
         return on_grid(volume, pose(volume, head_frame(volume), grid), grid)
 

@@ -2,6 +2,6 @@
 
 from workers.images.decoders import DecoderCheck, decoders_self_test
 from workers.images.prepare import prepare
-from workers.images.sources import BCT, CXR, Grid, Grids, Prepared, Source
+from workers.images.sources import BCT, CXR, Grids, Prepared, Source
 
-__all__ = ["BCT", "CXR", "DecoderCheck", "Grid", "Grids", "Prepared", "Source", "decoders_self_test", "prepare"]
+__all__ = ["BCT", "CXR", "DecoderCheck", "Grids", "Prepared", "Source", "decoders_self_test", "prepare"]

@@ -8,6 +8,7 @@ from pydicom import Dataset
 from scipy import ndimage
 
 from triage.errors import NotScoredError
+from triage.manifest import Preprocessing
 from triage.messages import Relevance
 from triage.pictures import Backdrop, Picture, Planes
 from workers.images.bct import scored_head
@@ -15,7 +16,7 @@ from workers.images.borders import content_box
 from workers.images.frames import Frame, Vector
 from workers.images.pixels import displayed
 from workers.images.resample import grid_affine
-from workers.images.sources import BCT, Grid, Source
+from workers.images.sources import BCT, Source
 from workers.images.straighten import pose
 from workers.images.volume import SliceReader
 
@@ -34,7 +35,7 @@ CONSPICUOUS_SHARE = 0.05
 WINDOW_HU = (0.0, 80.0)
 
 
-def backdrop(sources: Sequence[Source], modality: str, relevance: Relevance, grid: Grid) -> Backdrop:
+def backdrop(sources: Sequence[Source], modality: str, relevance: Relevance, grid: Preprocessing) -> Backdrop:
     """Return what a relevance map is shown on.
 
     Parameters
@@ -45,7 +46,7 @@ def backdrop(sources: Sequence[Source], modality: str, relevance: Relevance, gri
         ``"CXR"`` or ``"BCT"``.
     relevance : Relevance
         The map.
-    grid : Grid
+    grid : Preprocessing
         The bundle's, as for `workers.images.prepare`.
 
     Raises
@@ -84,7 +85,7 @@ def _radiograph(source: Source, deviations: Deviations) -> Picture:
     )
 
 
-def _head(sources: Sequence[Source], deviations: Deviations, grid: Grid) -> Backdrop:
+def _head(sources: Sequence[Source], deviations: Deviations, grid: Preprocessing) -> Backdrop:
     stack, volume, frame = scored_head(sources, grid)
     start, step = grid_affine(pose(volume, frame, grid), grid)
     factor = np.array([n / m for n, m in zip(grid.size, deviations.shape, strict=True)])[::-1]  # columns, rows, planes

@@ -12,13 +12,14 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from triage.errors import NotScoredError
+from triage.manifest import Preprocessing
 from triage.messages import ModelInput
 from workers.images.frames import Frame, frames_of
 from workers.images.gate_bct import check_head
 from workers.images.level import shift_hu, shifted
 from workers.images.reconstructions import SHARP, reconstructions, stack_of
 from workers.images.resample import HeadFrame, head_frame, on_grid
-from workers.images.sources import BCT, Grid, Prepared, Source
+from workers.images.sources import BCT, Prepared, Source
 from workers.images.stacks import Stack
 from workers.images.straighten import pose
 from workers.images.volume import Volume, load_volume
@@ -78,7 +79,7 @@ class _Candidate:
     order: tuple[object, ...]
 
 
-def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepared:
+def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) -> Prepared:
     """Choose the plain axial soft-tissue head series of a study and bring it onto the model's grid.
 
     Stacks are refused by geometry and acquisition first; the others are tried in this order until one passes the
@@ -89,7 +90,7 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
     ----------
     headers : sequence of (Source, pydicom.Dataset)
         The study's CT instances and their headers.
-    grid : Grid
+    grid : Preprocessing
         ``size`` is (D, H, W), ``spacing_mm`` the same order in mm.
 
     Raises
@@ -122,7 +123,7 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
     raise NotScoredError("; ".join(list(reasons)[:2]) or "no CT slices in the study")
 
 
-def scored_head(sources: Sequence[Source], grid: Grid) -> tuple[Stack, Volume, HeadFrame]:
+def scored_head(sources: Sequence[Source], grid: Preprocessing) -> tuple[Stack, Volume, HeadFrame]:
     """Return once more what `prepare_bct` chose, from the instances that it named: they may hold other stacks, too.
 
     Raises
@@ -137,7 +138,7 @@ def scored_head(sources: Sequence[Source], grid: Grid) -> tuple[Stack, Volume, H
     raise NotScoredError("the slices that were scored are not there any more")
 
 
-def bct_tensor(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadTensor:
+def bct_tensor(volume: Volume, frame: HeadFrame, grid: Preprocessing) -> HeadTensor:
     """Bring a head onto the model's grid: straightened, evened in density and smoothed, if the grid asks for that.
 
     Parameters
@@ -146,7 +147,7 @@ def bct_tensor(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadTensor:
         In equation 4's values.
     frame : HeadFrame
         Where the head is.
-    grid : Grid
+    grid : Preprocessing
         The bundle's.
     """
     laid, by_hu = pose(volume, frame, grid), shift_hu(volume, frame, grid)
@@ -154,7 +155,7 @@ def bct_tensor(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadTensor:
     return HeadTensor(pixels=pixels, frame=laid, shift_hu=by_hu)
 
 
-def _prepared(candidate: _Candidate, held: int, grid: Grid) -> Prepared:
+def _prepared(candidate: _Candidate, held: int, grid: Preprocessing) -> Prepared:
     """Bring a stack onto the grid; its series holds so many slices."""
     stack = candidate.stack
     head = bct_tensor(*_gated(stack, grid), grid)
@@ -176,7 +177,7 @@ def _prepared(candidate: _Candidate, held: int, grid: Grid) -> Prepared:
     return Prepared(model_input=ModelInput(modality=BCT, pixels=head.pixels), sources=uids, modality=BCT, notes=notes)
 
 
-def _gated(stack: Stack, grid: Grid) -> tuple[Volume, HeadFrame]:
+def _gated(stack: Stack, grid: Preprocessing) -> tuple[Volume, HeadFrame]:
     volume = load_volume(stack, grid)
     frame = head_frame(volume)
     check_head(volume, frame)

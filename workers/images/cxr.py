@@ -15,11 +15,12 @@ from pydicom.uid import (
 )
 
 from triage.errors import NotScoredError
+from triage.manifest import Preprocessing
 from triage.messages import ModelInput
 from workers.images.borders import content_box
 from workers.images.gate_cxr import check_frontal_chest
 from workers.images.pixels import Floats, Mask, displayed
-from workers.images.sources import CXR, Grid, Prepared, Source
+from workers.images.sources import CXR, Prepared, Source
 
 Greys = npt.NDArray[np.floating[Any]]
 
@@ -53,7 +54,7 @@ class _Candidate:
     is_secondary: bool
 
 
-def prepare_cxr(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepared:
+def prepare_cxr(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) -> Prepared:
     """Bring the frontal chest radiographs of a study onto the model's grid.
 
     All that pass the image check are taken, at most `MOST`: whichever is the most abnormal counts. Images made from
@@ -64,7 +65,7 @@ def prepare_cxr(headers: Sequence[tuple[Source, Dataset]], grid: Grid) -> Prepar
     ----------
     headers : sequence of (Source, pydicom.Dataset)
         The study's radiographs and their headers.
-    grid : Grid
+    grid : Preprocessing
         ``size`` is (H, W).
 
     Raises
@@ -199,7 +200,7 @@ def _resized(image: Floats, size: tuple[int, ...]) -> Floats:
     return resized
 
 
-def _pixels(source: Source, grid: Grid) -> npt.NDArray[np.uint8]:
+def _pixels(source: Source, grid: Preprocessing) -> npt.NDArray[np.uint8]:
     grey, padding = displayed(source.dataset())
     tensor = cxr_tensor(grey, grid.size, padding)
     check_frontal_chest(tensor)

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
+from triage.manifest import Preprocessing
 from workers.images.resample import HeadFrame
-from workers.images.sources import Grid
 from workers.images.volume import HU_OFFSET, TOP, Volume
 
 #: A head is brightened or darkened by so much at most, HU.
@@ -26,7 +26,7 @@ WHOLLY = (14.0, 94.0)
 NOT_AT_ALL = (0.0, 114.0)
 
 
-def shift_hu(volume: Volume, frame: HeadFrame, grid: Grid) -> float:
+def shift_hu(volume: Volume, frame: HeadFrame, grid: Preprocessing) -> float:
     """Return by how many HU a head's brain is to be brightened; 0 if the grid takes heads as they are.
 
     Parameters
@@ -35,7 +35,7 @@ def shift_hu(volume: Volume, frame: HeadFrame, grid: Grid) -> float:
         In equation 4's values.
     frame : HeadFrame
         Where the head is.
-    grid : Grid
+    grid : Preprocessing
         Its ``brain_hu`` is the density to which brain is brought.
     """
     if grid.brain_hu is None:

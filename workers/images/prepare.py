@@ -31,7 +31,7 @@ def prepare(sources: Sequence[Source], grids: Grids, *, captures: bool = False) 
     ----------
     sources : sequence of Source
         The study's instances, in any order. The same files give the same result, whatever their order.
-    grids : mapping of str to Grid
+    grids : mapping of str to Preprocessing
         The active bundles' grids by modality, ``"CXR"`` and ``"BCT"``.
     captures : bool
         Secondary Captures count, too, if their Modality says that they are radiographs: so public collections hold

@@ -8,6 +8,7 @@ from typing import Protocol
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from triage.manifest import Preprocessing
 from triage.messages import ModelInput
 from workers.images.dicom_file import read_dicom
 
@@ -32,24 +33,8 @@ def spacing_of(lattice: Lattice) -> tuple[float, ...]:
     return lattice.spacing_mm or (4.0, 1.72, 1.72)
 
 
-class Grid(Lattice, Protocol):
-    """The grid a model takes its input on (the part of ``triage.bundles.Preprocessing`` that images need)."""
-
-    @property
-    def straighten(self) -> bool:
-        """Whether heads that lie turned are straightened."""
-
-    @property
-    def brain_hu(self) -> float | None:
-        """The density to which heads' brains are brought, HU; None: as they are."""
-
-    @property
-    def smooth_mm(self) -> float:
-        """How far a head's slices are smoothed, standard deviation of a Gaussian."""
-
-
 #: Modality ("CXR", "BCT") -> the active bundle's grid. A modality without an entry has no model.
-Grids = Mapping[str, Grid]
+Grids = Mapping[str, Preprocessing]
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from triage.manifest import Preprocessing
 from workers.images.pixels import Floats
 from workers.images.resample import HeadFrame, Raster, framed, on_grid
-from workers.images.sources import Grid
 from workers.images.volume import Volume
 
 #: The greatest turn that is looked for: at 90 degrees heads are nearly symmetric again, front to back.
@@ -27,7 +27,7 @@ PIXEL_MM = 3.5
 BOX = Raster(size=(9, 64, 64), spacing_mm=(10.0, PIXEL_MM, PIXEL_MM))
 
 
-def pose(volume: Volume, frame: HeadFrame, grid: Grid) -> HeadFrame:
+def pose(volume: Volume, frame: HeadFrame, grid: Preprocessing) -> HeadFrame:
     """Return the axes along which the grid is laid: the head's own, if the grid wants heads straightened."""
     return straightened(volume, frame) if grid.straighten else frame
 

@@ -9,10 +9,11 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from triage.errors import NotScoredError
+from triage.manifest import Preprocessing
 from workers.images.decoders import decode_frame
 from workers.images.frames import Frame, Vector
 from workers.images.pixels import Floats, padding_mask
-from workers.images.sources import Grid, spacing_of
+from workers.images.sources import spacing_of
 from workers.images.stacks import Stack
 
 #: Equation 4 of the paper: pixel = clip(HU + 14, 0, 127).
@@ -66,14 +67,14 @@ def lying_straight(voxel_mm: Sequence[float]) -> Vector:
     return np.column_stack([np.diag(voxel_mm[::-1]), np.zeros(3)])
 
 
-def load_volume(stack: Stack, grid: Grid) -> Volume:
+def load_volume(stack: Stack, grid: Preprocessing) -> Volume:
     """Decode a stack slice by slice, averaging down to about the model's resolution on the way.
 
     Parameters
     ----------
     stack : Stack
         Checked and sorted.
-    grid : Grid
+    grid : Preprocessing
         Its ``spacing_mm`` limits how far slices may be averaged.
 
     Raises
