@@ -130,4 +130,4 @@ def test_models_verify_tells_of_an_odd_bundle_and_goes_on(tmp_path: Path) -> Non
     maps, template, golden = json.loads(found.stdout)
     assert "maps.safetensors cannot be used" in maps["problem"]
     assert "template" in template["problem"]
-    assert "cannot be used" in golden["problem"]
+    assert "golden.safetensors cannot be read" in golden["problem"]

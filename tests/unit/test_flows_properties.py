@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from tests.support.flows import perturbed
 from triage.bundles import Bundle
@@ -19,8 +18,8 @@ from workers.flows.classifiers import classifier_values
 from workers.flows.engine import Engine
 from workers.flows.fused import FusedFlows
 from workers.flows.glow import Glow
+from workers.flows.golden_input import GoldenInput
 from workers.flows.local_volume import NOTHING
-from workers.flows.transform import from_blocks
 from workers.lab.golden import LOGIT_TOLERANCE
 
 STARTERS = Path(__file__).parents[2] / "workers" / "models"
@@ -176,16 +175,13 @@ def test_appendix_b_s_forms_hold_site_by_site() -> None:
 @pytest.mark.parametrize("name", ["cxr-starter", "bct-starter"])
 def test_shipped_bundles_still_give_their_golden_scores(name: str) -> None:
     bundle = Bundle.open(STARTERS / name)
-    golden = load_file(bundle.folder / "golden.safetensors")
-    engine = Engine(bundle, "cpu")
-    pixels = from_blocks(golden["pixels"].numpy(), bundle.preprocessing.size)
-    score = engine.score(ModelInput(modality=bundle.modality, pixels=pixels))
-    assert np.allclose(score.levels_normal, golden["levels_normal"].numpy(), atol=0.01)
-    assert np.allclose(score.levels_mixture, golden["levels_mixture"].numpy(), atol=0.01)
-    ratio = float((golden["levels_normal"] - golden["levels_mixture"]).sum())
-    assert score.log_posterior == pytest.approx(ratio, abs=0.02)
+    golden = GoldenInput.load(bundle)
+    score = Engine(bundle, "cpu").score(ModelInput(modality=bundle.modality, pixels=golden.pixels))
+    assert np.allclose([score.levels_normal, score.levels_mixture], golden.levels, atol=0.01)
+    normal, mixture = golden.levels
+    assert score.log_posterior == pytest.approx(float((normal - mixture).sum()), abs=0.02)
     values = classifier_values(score)
     assert len(values) == 2
     for of, value in values.items():
-        assert value == pytest.approx(float(golden[of]), abs=LOGIT_TOLERANCE)
+        assert value == pytest.approx(golden.values[of], abs=LOGIT_TOLERANCE)
         assert value > NOTHING  # it did look

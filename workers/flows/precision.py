@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from triage.bundles import GOLDEN, Bundle
+from triage.bundles import Bundle
 from triage.errors import BundleError
 from workers.flows.fused import FusedFlows
 from workers.flows.glow import Glow, dequantise, quantise
-from workers.flows.transform import FlowGrid, from_blocks
+from workers.flows.golden_input import GoldenInput
+from workers.flows.transform import FlowGrid
 from workers.flows.weights import load_flows
 
 Precision = Literal["float32", "bfloat16"]
@@ -58,12 +58,11 @@ class PrecisionCheck:
 
 def gate_images(bundle: Bundle, mixture: Glow) -> Tensor:
     """Return the golden input and `DRAWN` images of the flow of all images, x of (N, 1, …) float32 on the CPU."""
-    architecture, grid = bundle.architecture, bundle.preprocessing
-    pixels = from_blocks(load_file(bundle.folder / GOLDEN)["pixels"].numpy(), grid.size)
-    golden = torch.from_numpy(FlowGrid.of(bundle.manifest)([pixels]))
+    levels = bundle.architecture.grey_levels
+    golden = torch.from_numpy(FlowGrid.of(bundle.manifest)([GoldenInput.load(bundle).pixels]))
     sample = mixture.sample(DRAWN, generator=torch.Generator().manual_seed(1), temperature=0.7)
-    images = torch.cat([golden[None], quantise(sample, architecture.grey_levels)])
-    return dequantise(images.float(), architecture.grey_levels)
+    images = torch.cat([golden[None], quantise(sample, levels)])
+    return dequantise(images.float(), levels)
 
 
 def log_ratios(flows: tuple[Glow, Glow], x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

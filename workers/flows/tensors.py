@@ -14,6 +14,20 @@ from triage.errors import BundleError
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+def load(bundle: Bundle, file: str) -> dict[str, Tensor]:
+    """Return whatever tensors a verified bundle's file holds.
+
+    Raises
+    ------
+    BundleError
+        If it is no file of tensors.
+    """
+    try:
+        return load_file(bundle.folder / file)
+    except (OSError, SafetensorError) as exc:
+        raise BundleError(f"bundle {bundle.name}: {file} cannot be read", remedy="get the bundle again") from exc
+
+
 def read(bundle: Bundle, file: str, expected: Shapes, *, positive: Collection[str] = ()) -> dict[str, Tensor]:
     """Return the tensors of a verified bundle's file.
 
@@ -33,16 +47,13 @@ def read(bundle: Bundle, file: str, expected: Shapes, *, positive: Collection[st
     BundleError
         If they are others, or not all finite numbers.
     """
-    problem = f"bundle {bundle.name}: {file} doesn't hold what the manifest says"
-    try:
-        tensors = load_file(bundle.folder / file)
-    except (OSError, SafetensorError) as exc:
-        raise BundleError(problem, remedy="get the bundle again") from exc
+    tensors = load(bundle, file)
     if (
         {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected
         or not all(t.is_floating_point() and bool(torch.isfinite(t).all()) for t in tensors.values())
         or not all(bool((tensors[name] > 0).all()) for name in positive)
     ):
+        problem = f"bundle {bundle.name}: {file} doesn't hold what the manifest says"
         raise BundleError(problem, remedy="get the bundle again")
     return tensors
 

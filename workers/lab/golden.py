@@ -5,15 +5,14 @@ from math import inf
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from triage.bundles import GOLDEN
 from triage.manifest import Manifest
 from triage.messages import ModelInput
 from workers.flows.classifiers import NONE, Classifiers, classifier_values
 from workers.flows.engine import Engine
 from workers.flows.glow import quantise
+from workers.flows.golden_input import GoldenInput
 from workers.flows.posterior import Posterior
 from workers.flows.transform import FlowGrid, from_blocks
 from workers.lab.image_set import Pixels
@@ -87,16 +86,14 @@ def check_golden(engine: Engine) -> GoldenCheck:
     Raises
     ------
     BundleError
-        If the weights don't load.
+        If the golden input cannot be read.
     """
     bundle = engine.bundle
-    golden = load_file(bundle.folder / GOLDEN)
-    pixels = from_blocks(golden["pixels"].numpy(), bundle.preprocessing.size)
-    score = engine.score(ModelInput(modality=bundle.modality, pixels=pixels))
+    golden = GoldenInput.load(bundle)
+    score = engine.score(ModelInput(modality=bundle.modality, pixels=golden.pixels))
     found = np.array([score.levels_normal, score.levels_mixture])
-    expected = np.stack([golden["levels_normal"].numpy(), golden["levels_mixture"].numpy()])
     scale = max(abs(score.log_prob_normal), abs(score.log_prob_mixture), 1.0)
     values = classifier_values(score)
-    errors = [abs(value - float(golden[name])) if name in golden else inf for name, value in values.items()]
+    errors = [abs(value - golden.values.get(name, inf)) for name, value in values.items()]
     logit_error = float(np.max([0.0, *errors]))  # a NaN stays one, and fails
-    return GoldenCheck(float(np.abs(found - expected).max()), TOLERANCE * scale, logit_error)
+    return GoldenCheck(float(np.abs(found - golden.levels).max()), TOLERANCE * scale, logit_error)
