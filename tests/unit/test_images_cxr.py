@@ -114,13 +114,14 @@ def test_a_radiograph_in_a_head_cts_study_is_not_passed_over_in_silence(
 
 
 def test_a_refused_head_ct_is_not_hidden_by_a_radiograph(store: Store, chest: Dataset, head: list[Dataset]) -> None:
-    gap = with_(by_position(head), PatientID=chest.PatientID)
+    patient = {name: chest.get(name) for name in ("PatientID", "PatientName", "PatientBirthDate")}
+    gap = with_(by_position(head), **patient)
     del gap[12:14]
     why = reason_of(store(gap))
     found = score_input(store([*gap, chest]))
     assert found.modality == "CXR"
     assert found.notes == ["PA view", f"brain CTs not scored: {why}"]
-    found = prepare(store([*head, chest]), {CXR: GRIDS[CXR]})
+    found = prepare(store([*with_(head, **patient), chest]), {CXR: GRIDS[CXR]})
     assert found.notes == ["PA view", "no model for brain CTs is installed"]
 
 
@@ -128,6 +129,12 @@ def test_images_of_two_patients_in_one_study_are_told(store: Store, chest: Datas
     same, other = a_view(chest, PatientID=f"{chest.PatientID} "), a_view(chest, PatientID="ANOTHER")
     assert not any("patients" in note for note in score_input(store([chest, same])).notes)
     assert "the images name 2 patients" in score_input(store([chest, other])).notes
+    nameless = a_view(chest, PatientID="")
+    assert "not all images name the patient" in score_input(store([chest, nameless])).notes
+    named = [a_view(chest, PatientName=name) for name in ("Doe^Jane", "DOE^JANE^^", "DOE^JOHN")]
+    differs = "the images differ in the patient's name or birth date"
+    assert differs not in score_input(store(named[:2])).notes
+    assert differs in score_input(store(named)).notes
 
 
 @pytest.mark.parametrize(

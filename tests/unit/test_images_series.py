@@ -101,6 +101,37 @@ def test_which_of_two_soft_kernels_is_scored_hangs_on_the_kernel(store: Store, h
         assert "kernel H31S" in score_input(store(soft + renamed)).notes, names
 
 
+@pytest.mark.parametrize(
+    ("own", "others", "is_told"),
+    [
+        ({"SeriesDescription": "HEAD W/O CONTRAST"}, {"SeriesDescription": "HEAD + C"}, True),
+        ({"SeriesDescription": "HEAD"}, {"SeriesDescription": "CTA HEAD"}, True),
+        ({"SeriesDescription": "POST. FOSSA"}, {"SeriesDescription": "HEAD POST KM"}, True),
+        ({"ContrastBolusVolume": "0"}, {"ContrastBolusVolume": "80"}, False),
+        (
+            {"SeriesDescription": "HEAD SOFT", "ConvolutionKernel": ""},
+            {"SeriesDescription": "HEAD BONE", "ConvolutionKernel": ""},
+            True,
+        ),
+    ],
+)
+def test_the_plain_soft_series_is_scored_though_another_is_later(
+    store: Store, head: Slices, own: dict[str, object], others: dict[str, object], is_told: bool
+) -> None:
+    """An agent in a vessel is as bright as blood; which series it was is told where there was a choice."""
+    plain = with_(head, AcquisitionTime="100000", SeriesNumber=3, **own)
+    other = with_(second_series(head), AcquisitionTime="101500", **{"SeriesNumber": 4, **others})
+    found = score_input(store(plain + other))
+    assert set(found.sources) == {ds.SOPInstanceUID for ds in plain}
+    assert ("1 of 2 that show a head, series number 3" in found.notes) == is_told
+
+
+def test_of_series_that_say_the_same_the_latest_is_scored(store: Store, head: Slices) -> None:
+    first = with_(second_series(head), AcquisitionTime="100000")
+    repeated = with_(head, AcquisitionTime="100000.5")
+    assert set(score_input(store(first + repeated)).sources) == {ds.SOPInstanceUID for ds in repeated}
+
+
 def test_a_broken_slice_of_another_acquisition_loses_no_head(store: Store, head: Slices) -> None:
     part = with_(again(head[:6]), AcquisitionNumber=2)
     part[0].PixelData = part[0].PixelData[:100]

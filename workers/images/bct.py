@@ -40,6 +40,10 @@ _UNPRINTABLE = re.compile(r"[^ -~]")
 KERNEL_LENGTH = 16
 _HEAD = re.compile(r"HEAD|BRAIN|CEREBR|CRAN|SKULL|KOPF|SCHAEDEL|SCHÄDEL|TETE|NEURO", re.IGNORECASE)
 _SOFT = re.compile(r"SOFT|STAND|STD|BRAIN|\b[A-Z]{1,2}[23]\d[A-Z]?\b|\bH4\d[A-Z]?\b|\bFC(2\d|6\d)\b|\bU[ABC]\b")
+#: What descriptions say of series whose other attributes say nothing of agent or kernel.
+_ENHANCED = re.compile(r"\bCTA\b|ANGIO|\+ ?C\b|\bC ?\+|\bPOST\b(?!\W*FOSSA)|CONTRAST|ENHANC|\bKM\b|PERFUS|VENO")
+_PLAIN = re.compile(r"\bW/?O\b|WITHOUT|\bNON|\bOHNE|\bSANS|\bSIN\b|NATIV|UNENHANC|PLAIN|\bC ?-")
+_BONE = re.compile(r"BONE|KNOCHEN|OSSEU|OSSO|HUESO")
 
 _Said = TypeVar("_Said", str, bool, float)
 
@@ -117,10 +121,17 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
             refused.append(_RefusedError(9, exc.message))
             tried.append(f"slices that came first not scored: {exc.message}")
             continue
-        return replace(prepared, notes=[*prepared.notes, *dict.fromkeys(tried)])
+        return replace(prepared, notes=[*prepared.notes, *_choice(candidate, len(candidates)), *dict.fromkeys(tried)])
     furthest = max((exc.stage for exc in refused), default=0)
     reasons = dict.fromkeys(exc.message for exc in refused if exc.stage == furthest)
     raise NotScoredError("; ".join(list(reasons)[:2]) or "no CT slices in the study")
+
+
+def _choice(candidate: _Candidate, count: int) -> list[str]:
+    """Return what a reader should know where others were passed over: which one it was."""
+    number = candidate.stack.frames[0].series_number
+    which = "" if number is None else f", series number {number}"
+    return [f"1 of {count} that show a head{which}"] if count > 1 else []
 
 
 def scored_head(sources: Sequence[Source], grid: Preprocessing) -> tuple[Stack, Volume, HeadFrame]:
@@ -217,16 +228,35 @@ def _candidate(members: Sequence[Frame]) -> _Candidate:
         raise _RefusedError(7, f"the slices cover {stack.coverage_mm:.0f} mm only, not the whole brain")
     thickness_mm = _usual(f.thickness_mm for f in stack.frames)
     order = (
-        0 if _SOFT.search(kernel) else 1,
+        _sounds_enhanced(first.series_description),
+        _softness(kernel, first.series_description),
         abs((thickness_mm or PREFERRED_THICKNESS_MM) - PREFERRED_THICKNESS_MM),
         abs((_usual(f.kvp for f in stack.frames) or PREFERRED_KVP) - PREFERRED_KVP),
         0 if _HEAD.search(first.description) else 1,
         -len(stack.frames),
-        tuple(-ord(c) for c in max(f.when for f in stack.frames)),
+        -max(_moment(f.when) for f in stack.frames),
         kernel,
         first.series,
     )
     return _Candidate(stack=stack, kernel=kernel, thickness_mm=thickness_mm, order=order)
+
+
+def _sounds_enhanced(description: str) -> bool:
+    """Tell whether a series says that an agent was given, though no attribute does."""
+    return bool(_ENHANCED.search(description)) and not _PLAIN.search(description)
+
+
+def _softness(kernel: str, description: str) -> int:
+    """Return 0 for a soft kernel, 1 for an unknown one, 2 for one of which the description says that it is for bone."""
+    if _SOFT.search(kernel):
+        return 0
+    return 2 if _BONE.search(description) else 1
+
+
+def _moment(when: str) -> int:
+    """Return a number that is higher for the later of two times of one VR, TM or DT."""
+    digits = re.sub(r"[^0-9]", "", when)
+    return int(digits[:20].ljust(20, "0"))
 
 
 def _usual(values: Iterable[_Said]) -> _Said:

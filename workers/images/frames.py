@@ -43,14 +43,16 @@ class Frame:
         SliceThickness, 0 if unknown.
     slope, intercept : float
         HU = stored × slope + intercept.
-    image_type, kernel, description : str
+    image_type, kernel, description, series_description : str
         Upper case; values joined by spaces.
     contrast : bool
-        A contrast agent is named.
+        A contrast agent is named, or how much of one was given.
     kvp : float
         Tube voltage, 0 if unknown.
     series, stack, acquisition, when : str
         Keys by which slices are grouped and split.
+    series_number : int or None
+        As people know the series.
     """
 
     source: Source
@@ -66,12 +68,14 @@ class Frame:
     image_type: str
     kernel: str
     description: str
+    series_description: str
     contrast: bool
     kvp: float
     series: str
     stack: str
     acquisition: str
     when: str
+    series_number: int | None
 
     @property
     def normal(self) -> Vector:
@@ -177,12 +181,14 @@ def _frame(source: Source, ds: Dataset, index: int) -> Frame:
         image_type=attributes.text("FrameType") or attributes.text("ImageType"),
         kernel=attributes.text("ConvolutionKernel"),
         description=" ".join(attributes.text(k) for k in ("SeriesDescription", "ProtocolName", "StudyDescription")),
+        series_description=attributes.text("SeriesDescription"),
         contrast=_contrast(ds, attributes),
         kvp=attributes.number("KVP", 0.0),
         series=str(ds.get("SeriesInstanceUID", "")),
         stack=attributes.text("StackID"),
         acquisition=attributes.text("AcquisitionNumber") or attributes.text("FrameAcquisitionNumber"),
         when=attributes.text("AcquisitionDateTime") or attributes.text("AcquisitionTime"),
+        series_number=int(number) if (number := attributes.number("SeriesNumber", math.nan)) == number else None,
     )
 
 
@@ -204,4 +210,5 @@ def _contrast(ds: Dataset, attributes: _Attributes) -> bool:
     administered = attributes.text("ContrastBolusAgentAdministered")
     if administered:
         return administered == "YES"
-    return bool(ds.get("ContrastBolusAgentSequence"))
+    given = max(attributes.number(keyword, 0.0) for keyword in ("ContrastBolusVolume", "ContrastBolusTotalDose"))
+    return given > 0 or bool(ds.get("ContrastBolusAgentSequence"))

@@ -82,9 +82,19 @@ def _class_of(ds: Dataset, captures: bool) -> str:
 
 
 def _identity_notes(headers: Iterable[Dataset]) -> list[str]:
-    """Return a warning where images of one study are said to be of several patients."""
-    patients = {str(ds.get("PatientID", "") or "").strip() for ds in headers} - {""}
-    return [f"the images name {len(patients)} patients"] if len(patients) > 1 else []
+    """Return a warning where images of one study are said to be of several patients: the worklist names one of them."""
+    said = [[_folded(ds, keyword) for keyword in ("PatientID", "PatientName", "PatientBirthDate")] for ds in headers]
+    numbers, names, births = (set(values) for values in zip(*said, strict=True))
+    if len(numbers - {""}) > 1:
+        return [f"the images name {len(numbers - {''})} patients"]
+    if len(numbers) > 1:
+        return ["not all images name the patient"]
+    return ["the images differ in the patient's name or birth date"] if len(names) > 1 or len(births) > 1 else []
+
+
+def _folded(ds: Dataset, keyword: str) -> str:
+    """Return a patient's attribute as it compares: in upper case, without empty parts at its end."""
+    return str(ds.get(keyword, "") or "").strip(" ^=").upper()
 
 
 def _age_notes(headers: Iterable[Dataset]) -> list[str]:
