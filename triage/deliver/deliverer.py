@@ -2,7 +2,6 @@
 
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -127,12 +126,5 @@ class _Rounds:
                 while not self._stopping.is_set() and self.courier.round():
                     pass
             except Exception as exc:  # noqa: BLE001 - the thread's edge: nothing may end delivery for good
-                # Its message may quote a data set; the type and the place never do.
-                name, kind = self.courier.destination.name, type(exc).__name__
-                log.error("delivery_round_failed", destination=name, error=kind, where=_place(exc))
+                log.error("delivery_round_failed", destination=self.courier.destination.name, exc_info=exc)
                 self._stopping.wait(1.0)
-
-
-def _place(exc: BaseException) -> str:
-    frame = traceback.extract_tb(exc.__traceback__)[-1]
-    return f"{frame.filename}:{frame.lineno}"
