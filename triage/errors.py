@@ -77,3 +77,15 @@ class ReportError(TriageError):
 
 class DeliveryError(TriageError):
     """A destination did not take or did not prove an object."""
+
+
+class AssociationError(DeliveryError):
+    """There is no association with a peer."""
+
+
+class RejectedError(AssociationError):
+    """A peer rejected our association."""
+
+
+class QueryError(DeliveryError):
+    """A peer failed a query, or answered with what cannot be read."""
