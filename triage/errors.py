@@ -84,6 +84,18 @@ class DeliveryError(TriageError):
     """A destination did not take or did not prove an object."""
 
 
+class AssociationError(DeliveryError):
+    """There is no association with a peer."""
+
+
+class RejectedError(AssociationError):
+    """A peer rejected our association."""
+
+
+class QueryError(DeliveryError):
+    """A peer failed a query, or answered with what cannot be read."""
+
+
 def exit_code(exc: TriageError) -> int:
     """Return what a command or a role ends with: 2 where the site's configuration or its models must change first.
 
@@ -93,6 +105,6 @@ def exit_code(exc: TriageError) -> int:
 
 
 def place_of(exc: BaseException) -> str:
-    """Return where an exception was raised, as ``file:line``: its message may quote a data set, its place never does."""
+    """Return where an exception was raised, as ``file:line``; unlike its message, that quotes no data set."""
     frames = traceback.extract_tb(exc.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""

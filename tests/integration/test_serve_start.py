@@ -26,7 +26,7 @@ def test_a_ledger_that_does_not_answer_is_worth_another_try(module: str, role: s
     assert _exit_code(module, role, f'[ledger]\nurl = "{url}"\n', tmp_path) == 1
 
 
-@pytest.mark.parametrize("configuration", ['[listen.typo]\nport = 1\n', '[models]\ncxr = "no-such-bundle"\n'])
+@pytest.mark.parametrize("configuration", ["[listen.typo]\nport = 1\n", '[models]\ncxr = "no-such-bundle"\n'])
 def test_what_a_person_must_mend_is_not(configuration: str, tmp_path: Path) -> None:
     assert _exit_code("workers.run", "prepare", configuration, tmp_path) == 2
 

@@ -39,7 +39,7 @@ def test_an_exception_is_named_by_type_and_place_in_json() -> None:
 
 def test_on_a_terminal_neither_message_nor_frames_are_shown() -> None:
     ours, its = pty.openpty()
-    with open(ours, "rb", buffering=0) as terminal:
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
         process = subprocess.Popen([sys.executable, "-c", PROGRAM], stderr=its)
         os.close(its)
         shown = b""

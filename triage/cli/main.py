@@ -67,7 +67,7 @@ def _assemble() -> None:
 
 
 def main() -> None:
-    """Run the command line; exit 0 ok, 1 failed, 2 usage or configuration error (a bundle that can't be used is one)."""
+    """Run the command line; exit 0 ok, 1 failed, 2 usage or configuration error, bundles included."""
     debug = "--debug" in sys.argv
     _assemble()
     try:

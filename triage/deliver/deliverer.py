@@ -125,6 +125,6 @@ class _Rounds:
             try:
                 while not self._stopping.is_set() and self.courier.round():
                     pass
-            except Exception as exc:  # noqa: BLE001 - the thread's edge: nothing may end delivery for good
+            except Exception as exc:  # The thread's edge: nothing may end delivery for good.
                 log.error("delivery_round_failed", destination=self.courier.destination.name, exc_info=exc)
                 self._stopping.wait(1.0)

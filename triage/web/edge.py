@@ -77,7 +77,7 @@ class Edge:
             return
         try:
             await self._app(scope, receive, send_with_headers)
-        except Exception as exc:  # noqa: BLE001 - the process edge
+        except Exception as exc:  # The process edge.
             # The path holds a UID; what the exception says stays out of the log by itself.
             log.error("web.request_failed", exc_info=exc)
             if not started:
