@@ -26,11 +26,11 @@ from triage.receive.handler import (
     DOES_NOT_MATCH,
     OUT_OF_RESOURCES,
     SOP_CLASS_NOT_SUPPORTED,
-    SUCCESS,
 )
 from triage.receive.listener import ASSOCIATE_TIMEOUT_S
 from triage.receive.transport import MAX_PDU
 from triage.sop_classes import MAP_CLASSES
+from triage.statuses import SUCCESS
 from triage.store import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 # In the order in which a destination is offered them.

@@ -11,15 +11,15 @@ import hashlib
 import os
 import struct
 import tempfile
+import zlib
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_dataset, read_preamble
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from triage import __version__
 from triage.durable import sync
@@ -33,7 +33,11 @@ GIB = 1 << 30
 WATERMARK_STEP = 64 << 20
 # What the operating system says when there is no room: disk, quota, limit on the size of a file.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-COPY_CHUNK = 1 << 20
+#: pydicom documents no closed list of what a malformed file raises; these are what its parser lets through.
+UNREADABLE = (
+    EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, RecursionError, struct.error,
+    zlib.error, BytesLengthException, InvalidDicomError,
+)  # fmt: skip
 
 
 def is_no_room(error: OSError) -> bool:
@@ -78,21 +82,6 @@ def encode_file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_
         )
     )
     return b"\0" * 128 + b"DICM" + _element(0x00020000, b"UL", struct.pack("<L", len(body))) + body
-
-
-def _read_transfer_syntax(stream: BinaryIO) -> str:
-    """Return the transfer syntax of a Part 10 file; leaves the stream at the beginning of the data set."""
-    try:
-        read_preamble(stream, force=False)
-        meta = read_dataset(
-            stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, vr, length: tag.group != 2
-        )
-        syntax = str(meta.get("TransferSyntaxUID", ""))
-    except (InvalidDicomError, EOFError, ValueError, struct.error) as error:
-        raise UnparsableObjectError("the file has no file meta information") from error
-    if not syntax:
-        raise UnparsableObjectError("the file names no transfer syntax")
-    return syntax
 
 
 class Incoming:
@@ -275,37 +264,6 @@ class ObjectStore:
         meta = encode_file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
         return Incoming(self, meta, transfer_syntax_uid.encode("ascii") + b"\n")
 
-    def put(self, source: bytes | Path) -> str:
-        """Store a Part 10 file; durable when it returns.
-
-        Parameters
-        ----------
-        source : bytes or Path
-            The file's content, or the file.
-
-        Returns
-        -------
-        str
-            The digest of its transfer syntax and data set: the same as if a peer had sent it.
-
-        Raises
-        ------
-        UnparsableObjectError
-            If it has no file meta information.
-        StorageFullError
-            If the watermark is crossed or the disk is full.
-        """
-        with contextlib.ExitStack() as stack:
-            stream: BinaryIO = BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-            stack.enter_context(stream)
-            syntax = _read_transfer_syntax(stream)
-            offset = stream.tell()
-            stream.seek(0)
-            incoming = stack.enter_context(Incoming(self, stream.read(offset), syntax.encode("ascii") + b"\n"))
-            while chunk := stream.read(COPY_CHUNK):
-                incoming.write(chunk)
-            return incoming.keep()
-
     def put_bytes(self, content: bytes) -> str:
         """Store bytes as they are (our own reports); durable when it returns.
 
@@ -324,17 +282,26 @@ class ObjectStore:
             return incoming.keep()
 
     def read_bytes(self, digest: str) -> bytes:
-        """Return the object's whole file.
+        """Return what `put_bytes` stored.
 
         Raises
         ------
         NotFoundError
             If there is no such object.
+        UnparsableObjectError
+            If these are not the bytes any more.
         """
         try:
-            return self.path(digest).read_bytes()
+            content = self.path(digest).read_bytes()
         except FileNotFoundError as error:
             raise NotFoundError("the object store holds no such object") from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise UnparsableObjectError("the stored object is damaged")
+        return content
+
+    def read_own(self, digest: str) -> Dataset:
+        """Return an object of ours as a data set; raises what `read_bytes` raises."""
+        return dcmread(BytesIO(self.read_bytes(digest)))
 
     def read(self, digest: str, *, stop_before_pixels: bool = False) -> Dataset:
         """Return the object as a data set; pixel data stays undecoded.
@@ -343,11 +310,15 @@ class ObjectStore:
         ------
         NotFoundError
             If there is no such object.
+        UnparsableObjectError
+            If its file is damaged.
         """
         try:
             return dcmread(self.path(digest), stop_before_pixels=stop_before_pixels)
         except FileNotFoundError as error:
             raise NotFoundError("the object store holds no such object") from error
+        except UNREADABLE as error:
+            raise UnparsableObjectError("the stored object is damaged") from error
 
     def remove(self, digest: str) -> None:
         """Remove an object that no ledger row names (a refused one, or one past its retention)."""

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 
@@ -17,15 +16,6 @@ from triage.store import ObjectStore
 log = structlog.get_logger(__name__)
 
 _STOP_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DestinationStatus:
-    """How a destination does: its breaker's state, and the last error since it worked."""
-
-    name: str
-    breaker: str
-    last_error: str
 
 
 class Deliverer:
@@ -95,17 +85,6 @@ class Deliverer:
         for rounds in self._rounds:
             if rounds.thread.ident is not None:
                 rounds.thread.join(max(0.0, deadline - time.monotonic()))
-
-    def status(self) -> list[DestinationStatus]:
-        """Return how each destination does."""
-        return [
-            DestinationStatus(
-                name=rounds.courier.destination.name,
-                breaker=rounds.courier.breaker.state.value,
-                last_error=rounds.courier.breaker.last_error,
-            )
-            for rounds in self._rounds
-        ]
 
 
 class _Rounds:

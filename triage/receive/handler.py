@@ -20,12 +20,12 @@ from triage.ledger.records import Instance, ReceivedInstance, Recorded
 from triage.receive.contexts import modality_of, not_scored_reason
 from triage.receive.header import Header, read_header
 from triage.receive.same import same_content
+from triage.statuses import SUCCESS
 from triage.store import Incoming, ObjectStore
 from triage.uids import checked_uid
 
 log = structlog.get_logger(__name__)
 
-SUCCESS = 0x0000
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 OUT_OF_RESOURCES = 0xA700
 DOES_NOT_MATCH = 0xA900
