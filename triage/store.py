@@ -9,13 +9,14 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import struct
 import tempfile
 import zlib
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -43,6 +44,11 @@ UNREADABLE = (
 def is_no_room(error: OSError) -> bool:
     """Tell whether the operating system refused because there is no room left."""
     return error.errno in NO_ROOM
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space of a folder's disk: what an ordinary user may still write."""
+    return shutil.disk_usage(folder).free
 
 
 def _element(tag: int, vr: bytes, value: bytes) -> bytes:
@@ -146,7 +152,7 @@ class Incoming:
         """Make the object durable under its digest and return the digest (SHA-256, hex).
 
         When it returns, the bytes, the name and the folder are on the disk; the object may be put again any number
-        of times.
+        of times. The file stays open until `discard`.
 
         Raises
         ------
@@ -165,9 +171,13 @@ class Incoming:
             if is_no_room(error):
                 raise StorageFullError("the disk is full") from error
             raise
-        finally:
-            self.discard()
         return digest
+
+    def reopened(self) -> BinaryIO:
+        """Return the file for reading, from its beginning: it can be read even when its name is gone."""
+        file = os.fdopen(os.dup(self._fd), "rb")
+        file.seek(0)
+        return file
 
     def discard(self) -> None:
         """Close the file and remove it unless it was kept; harmless when done already."""
@@ -234,11 +244,6 @@ class ObjectStore:
             raise ValueError("not a SHA-256 digest")
         return self.objects_dir / digest[:2] / f"{digest}.dcm"
 
-    def free_gib(self) -> float:
-        """Return the free space of the data folder in GiB (what an ordinary user may still write)."""
-        status = os.statvfs(self.incoming_dir)
-        return status.f_bavail * status.f_frsize / GIB
-
     def check_free(self) -> None:
         """Refuse when the free-space watermark is crossed.
 
@@ -247,7 +252,7 @@ class ObjectStore:
         StorageFullError
             If less than ``min_free_gib`` is free.
         """
-        if self.min_free_gib and self.free_gib() < self.min_free_gib:
+        if self.min_free_gib and free_bytes(self.incoming_dir) < self.min_free_gib * GIB:
             raise StorageFullError(
                 f"less than {self.min_free_gib:g} GiB of disk is free",
                 remedy="free disk space, or lower listen.min_free_gib",
@@ -321,7 +326,7 @@ class ObjectStore:
             raise UnparsableObjectError("the stored object is damaged") from error
 
     def remove(self, digest: str) -> None:
-        """Remove an object that no ledger row names (a refused one, or one past its retention)."""
+        """Remove an object that no ledger row names: a refused one."""
         self.path(digest).unlink(missing_ok=True)
 
     def clean_incoming(self) -> int:

@@ -1,10 +1,13 @@
 """Every status of C-STORE, provoked for real over an association."""
 
 import sqlite3
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from pydicom.uid import (
     BasicTextSRStorage,
     ComputedRadiographyImageStorage,
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     RLELossless,
@@ -31,6 +35,7 @@ from tests.support.peers import missing, wait_until
 from tests.support.reception import (
     Node,
     associate,
+    deflated,
     echoes,
     make_config,
     make_ct,
@@ -38,7 +43,8 @@ from tests.support.reception import (
     send_one,
     subprocess_listener,
 )
-from triage.ledger import State, open_ledger
+from triage.ledger import Ledger, State, open_ledger
+from triage.store import ObjectStore
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 EXPLICIT = [ExplicitVRLittleEndian]
@@ -153,6 +159,65 @@ def test_a_different_object_under_a_known_uid_is_refused(node: Node) -> None:
     assert "Doe" not in str(logs)
 
 
+def test_a_known_object_that_cannot_be_read_is_our_own_trouble(node: Node) -> None:
+    ds = make_ct()
+    assert send_one(node.port, ds).Status == 0x0000
+    for path in node.objects():
+        path.unlink()
+    ds.StudyDescription = "ANOTHER"
+    assert send_one(node.port, ds).Status == 0xA700
+    assert not node.objects()
+
+
+def test_a_conflict_that_cannot_be_compared_leaves_nothing(node: Node, assoc: Association) -> None:
+    """Sequences of defined length, nested deeper than pydicom reads."""
+    ds = make_ct(SOPInstanceUID="1.2.3")
+    assert assoc.send_c_store(ds).Status == 0x0000
+    before = node.objects()
+    nested = b""
+    for _ in range(3000):
+        item = struct.pack("<HHL", 0xFFFE, 0xE000, len(nested)) + nested
+        nested = struct.pack("<HH2sHL", 0x0040, 0xA730, b"SQ", 0, len(item)) + item
+    del ds.PixelData
+    response = _send_raw(assoc, _bytes(ds) + nested, sop_class=CTImageStorage)
+    assert response.Status == 0xC001
+    assert node.objects() == before
+
+
+class _OneAfterTheOther(Ledger):
+    """A ledger that holds up whoever is second to resolve a conflict until the first has removed the object."""
+
+    store: ObjectStore
+    resolving: int = 0
+
+    def find_instance(self, sop_instance_uid: str) -> Any:
+        self.resolving += 1
+        known = super().find_instance(sop_instance_uid)
+        if self.resolving == 1:
+            wait_until(lambda: self.resolving == 2, what="the other association")
+        else:
+            wait_until(lambda: len(list(self.store.objects_dir.rglob("*.dcm"))) == 1, what="the first one's end")
+        return known
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_two_associations_with_the_same_conflict_get_the_same_answer(tmp_path: Path, implicit: bool) -> None:
+    config = make_config(tmp_path / "elsewhere")
+    with closing(open_ledger(config)) as ledger, running(tmp_path / "data", ledger) as node:
+        ds = make_ct()
+        assert send_one(node.port, ds).Status == 0x0000
+        ledger.__class__, ledger.store = _OneAfterTheOther, node.store
+        if implicit:
+            ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+            ds.save_as(BytesIO(), implicit_vr=True, little_endian=True, enforce_file_format=True)
+        else:
+            ds.StudyDescription = "ANOTHER"
+        with ThreadPoolExecutor(2) as pool:
+            statuses = [status.Status for status in pool.map(lambda _: send_one(node.port, deepcopy(ds)), range(2))]
+        assert statuses == [0x0000 if implicit else 0xC001] * 2
+        assert len(node.objects()) == 1
+
+
 def test_the_same_but_compressed_is_refused(node: Node) -> None:
     ds = make_ct()
     assert send_one(node.port, ds).Status == 0x0000
@@ -256,6 +321,32 @@ def test_a_full_disk(tmp_path: Path, first: int) -> None:
             for path in node.objects():
                 path.unlink()
             assert send_one(node.port, make_ct()).Status == 0x0000
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_deflated_object_that_takes_too_much_room_to_read(tmp_path: Path) -> None:
+    """Free space is looked at while it is inflated, not only while its few bytes arrive."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300m,nr_inodes=2000", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        missing("mounting a small file system needs root")
+    contexts = [build_context(CTImageStorage, [DeflatedExplicitVRLittleEndian])]
+    ds = make_ct(SOPInstanceUID="1.2.3")
+    del ds.PixelData
+    pixels = struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, 200 << 20)
+    try:
+        with (
+            closing(open_ledger(make_config(tmp_path / "elsewhere"))) as ledger,
+            running(disk / "data", ledger, min_free_gib=0.15) as node,
+        ):
+            association = associate(node.port, contexts)
+            content = deflated(_bytes(ds), pixels, *[bytes(1 << 20)] * 200)
+            assert _send_raw(association, content, sop_class=CTImageStorage).Status == 0xA700
+            assert not node.incoming()
+            assert _send_raw(association, deflated(_bytes(ds)), sop_class=CTImageStorage).Status == 0x0000
+            association.release()
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 

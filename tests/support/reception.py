@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,6 +152,12 @@ def make_ct(**attributes: Any) -> Dataset:
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return ds
+
+
+def deflated(*chunks: bytes) -> bytes:
+    """Return a raw deflate stream (PS3.5 annex A.5)."""
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return b"".join([*map(deflater.compress, chunks), deflater.flush()])
 
 
 @pytest.fixture(scope="session")

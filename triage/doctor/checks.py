@@ -1,7 +1,6 @@
 """The checks: each looks at the real thing (opens, writes, decodes, asks) and says what to do if it is not well."""
 
 import os
-import shutil
 import socket
 import tempfile
 import time
@@ -20,10 +19,10 @@ from triage.bundles import MODALITIES, find_bundle
 from triage.config import Configuration, Destination
 from triage.errors import BundleError, TriageError
 from triage.ledger import open_ledger
+from triage.store import GIB, free_bytes
 from triage.transport import connect
 from triage.web.readiness import probe_listener
 
-_GIB = 1024**3
 _ECHO_TIMEOUT_S = 5
 # A node whose clock is this far from the broker's or the disk's would order its worklist wrongly.
 _CLOCK_TOLERANCE_S = 5.0
@@ -102,7 +101,7 @@ def _data_folder(config: Configuration) -> Iterator[Check]:
         return
     yield Check("data folder", Verdict.OK, f"{folder}, a write is durable after {sync_ms:.0f} ms")
     yield from _clock(drift_s)
-    free_gib = shutil.disk_usage(folder).free / _GIB
+    free_gib = free_bytes(folder) / GIB
     if free_gib < config.listen.min_free_gib:
         yield Check("disk", Verdict.FAIL, f"{free_gib:.1f} GiB free, below listen.min_free_gib = "
                     f"{config.listen.min_free_gib:g}: C-STORE would answer A700", "free space")  # fmt: skip

@@ -37,8 +37,8 @@ from triage.report.build import (
 from triage.report.drawing import TO_SD, WARNING, draw
 from triage.report.evidence import as_evidence, lossy_compression
 from triage.report.result import ReportInput
-from triage.report.text import text_of
 from triage.sop_classes import PARAMETRIC_MAP, SECONDARY_CAPTURE
+from triage.text import text_of
 from triage.uids import derived_uid
 
 CAPTURE_SERIES_NUMBER = {"CXR": 9811, "BCT": 9812}

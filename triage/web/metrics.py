@@ -3,7 +3,6 @@
 Labels hold states, stages, priorities, destinations' names and routes: nothing of a patient.
 """
 
-import shutil
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, PlatformCollector, ProcessCollector, generate_latest
@@ -13,6 +12,7 @@ from prometheus_client.registry import Collector
 from triage.config.schema import Configuration
 from triage.ledger import Ledger, OutboxState
 from triage.ledger.statistics import Counts, Statistics
+from triage.store import free_bytes
 
 
 class LedgerCollector(Collector):
@@ -45,7 +45,7 @@ class LedgerCollector(Collector):
         yield GaugeMetricFamily(
             "triage_data_dir_free_bytes",
             "Free bytes on the disk that holds data_dir.",
-            value=shutil.disk_usage(self._config.data_dir).free,
+            value=free_bytes(self._config.data_dir),
         )
 
 
