@@ -26,7 +26,7 @@ def configure_logging() -> None:
     watched = sys.stderr.isatty()
     level = logging.getLevelNamesMapping().get(os.environ.get("LOG_LEVEL", "INFO").upper(), logging.INFO)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    # pynetdicom and pydicom quote data sets in their messages: nothing below an error leaves them.
+    # pynetdicom and pydicom quote data sets in their messages: nothing that isn't critical leaves them.
     for name in ("pynetdicom", "pydicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     structlog.configure(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.node import Node
+from tests.support.node import Node, running_node
 from tests.support.peers import free_port, wait_until
 from tests.support.postgresql import run_postgresql
 
@@ -29,6 +29,12 @@ def test_a_ledger_that_does_not_answer_is_worth_another_try(module: str, role: s
 @pytest.mark.parametrize("configuration", ["[listen.typo]\nport = 1\n", '[models]\ncxr = "no-such-bundle"\n'])
 def test_what_a_person_must_mend_is_not(configuration: str, tmp_path: Path) -> None:
     assert _exit_code("workers.run", "prepare", configuration, tmp_path) == 2
+
+
+def test_a_worklist_on_an_ipv6_address_is_seen_to_be_ready(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node", sections={"web": {"host": "::1"}}, roles=("web",))
+    with running_node(node):
+        assert f"worklist  http://[::1]:{node.web_port}/" in node.lines
 
 
 @pytest.mark.postgresql

@@ -119,7 +119,7 @@ def build_capture(
     for keyword in ("PatientAge", "StudyDescription", "IssuerOfPatientID"):
         if keyword in sources[0]:
             capture.add(sources[0][keyword])
-    return finished(capture, sources[0], result)
+    return finished(capture, sources[0])
 
 
 def build_parametric_map(
@@ -183,7 +183,7 @@ def build_parametric_map(
     for item in [*parametric.DimensionOrganizationSequence, *parametric.DimensionIndexSequence]:
         item.DimensionOrganizationUID = organization
     parametric.update(lossy_compression(evidence))
-    return finished(parametric, sources[0], result)
+    return finished(parametric, sources[0])
 
 
 def _series_and_instance(

@@ -84,7 +84,9 @@ def _deliveries(counts: Counts, configured: list[str]) -> Iterator[Metric]:
         "triage_outbox", "Results on their way, by destination and state.", labels=["destination", "state"]
     )
     delivered = CounterMetricFamily(
-        "triage_delivered", "Results that a destination has proved to hold.", labels=["destination"]
+        "triage_delivered",
+        "Results that a destination has proved to hold, or took without offering any proof.",
+        labels=["destination"],
     )
     for name in names:
         for state in OutboxState:
