@@ -1,33 +1,26 @@
 """Every status of C-STORE, provoked for real over an association."""
 
 import sqlite3
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.dataset import Dataset
 from pydicom.uid import (
     BasicTextSRStorage,
     ComputedRadiographyImageStorage,
     CTImageStorage,
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     RLELossless,
     generate_uid,
 )
-from pynetdicom import _config, build_context
+from pynetdicom import build_context
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.dsutils import encode
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
@@ -35,16 +28,16 @@ from tests.support.peers import missing, wait_until
 from tests.support.reception import (
     Node,
     associate,
-    deflated,
     echoes,
+    encoded,
     make_config,
     make_ct,
     running,
     send_one,
+    send_raw,
     subprocess_listener,
 )
-from triage.ledger import Ledger, State, open_ledger
-from triage.store import ObjectStore
+from triage.ledger import State, open_ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 EXPLICIT = [ExplicitVRLittleEndian]
@@ -54,34 +47,6 @@ EXPLICIT = [ExplicitVRLittleEndian]
 def node(tmp_path: Path) -> Iterator[Node]:
     with running(tmp_path / "data") as running_node:
         yield running_node
-
-
-def _send_raw(
-    assoc: Association, content: bytes, *, sop_class: str | None = None, instance: str | None = "1.2.3", cx: int = 1
-) -> C_STORE:
-    """Send a C-STORE request as it is, without pynetdicom's own checks; return the response."""
-    request = C_STORE()
-    request.MessageID = 7
-    request.Priority = 2
-    if sop_class is not None:
-        request.AffectedSOPClassUID = sop_class
-    if instance is not None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(_config.VALIDATORS, "UI", lambda uid: (True, ""))
-            request.AffectedSOPInstanceUID = instance
-    request.DataSet = BytesIO(content)
-    assoc._reactor_checkpoint.clear()
-    assoc.dimse.send_msg(request, cx)
-    _, response = assoc.dimse.get_msg(block=True)
-    assoc._reactor_checkpoint.set()
-    assert isinstance(response, C_STORE)
-    return response
-
-
-def _bytes(ds: Dataset) -> bytes:
-    content = encode(ds, False, True)
-    assert content is not None
-    return content
 
 
 @pytest.fixture
@@ -159,65 +124,6 @@ def test_a_different_object_under_a_known_uid_is_refused(node: Node) -> None:
     assert "Doe" not in str(logs)
 
 
-def test_a_known_object_that_cannot_be_read_is_our_own_trouble(node: Node) -> None:
-    ds = make_ct()
-    assert send_one(node.port, ds).Status == 0x0000
-    for path in node.objects():
-        path.unlink()
-    ds.StudyDescription = "ANOTHER"
-    assert send_one(node.port, ds).Status == 0xA700
-    assert not node.objects()
-
-
-def test_a_conflict_that_cannot_be_compared_leaves_nothing(node: Node, assoc: Association) -> None:
-    """Sequences of defined length, nested deeper than pydicom reads."""
-    ds = make_ct(SOPInstanceUID="1.2.3")
-    assert assoc.send_c_store(ds).Status == 0x0000
-    before = node.objects()
-    nested = b""
-    for _ in range(3000):
-        item = struct.pack("<HHL", 0xFFFE, 0xE000, len(nested)) + nested
-        nested = struct.pack("<HH2sHL", 0x0040, 0xA730, b"SQ", 0, len(item)) + item
-    del ds.PixelData
-    response = _send_raw(assoc, _bytes(ds) + nested, sop_class=CTImageStorage)
-    assert response.Status == 0xC001
-    assert node.objects() == before
-
-
-class _OneAfterTheOther(Ledger):
-    """A ledger that holds up whoever is second to resolve a conflict until the first has removed the object."""
-
-    store: ObjectStore
-    resolving: int = 0
-
-    def find_instance(self, sop_instance_uid: str) -> Any:
-        self.resolving += 1
-        known = super().find_instance(sop_instance_uid)
-        if self.resolving == 1:
-            wait_until(lambda: self.resolving == 2, what="the other association")
-        else:
-            wait_until(lambda: len(list(self.store.objects_dir.rglob("*.dcm"))) == 1, what="the first one's end")
-        return known
-
-
-@pytest.mark.parametrize("implicit", [False, True])
-def test_two_associations_with_the_same_conflict_get_the_same_answer(tmp_path: Path, implicit: bool) -> None:
-    config = make_config(tmp_path / "elsewhere")
-    with closing(open_ledger(config)) as ledger, running(tmp_path / "data", ledger) as node:
-        ds = make_ct()
-        assert send_one(node.port, ds).Status == 0x0000
-        ledger.__class__, ledger.store = _OneAfterTheOther, node.store
-        if implicit:
-            ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-            ds.save_as(BytesIO(), implicit_vr=True, little_endian=True, enforce_file_format=True)
-        else:
-            ds.StudyDescription = "ANOTHER"
-        with ThreadPoolExecutor(2) as pool:
-            statuses = [status.Status for status in pool.map(lambda _: send_one(node.port, deepcopy(ds)), range(2))]
-        assert statuses == [0x0000 if implicit else 0xC001] * 2
-        assert len(node.objects()) == 1
-
-
 def test_the_same_but_compressed_is_refused(node: Node) -> None:
     ds = make_ct()
     assert send_one(node.port, ds).Status == 0x0000
@@ -234,18 +140,18 @@ def test_mismatch(node: Node, assoc: Association, keyword: str, missing_it: bool
         del ds[keyword]
     else:
         setattr(ds, keyword, "1.2.840.10008.5.1.4.1.1.1")
-    response = _send_raw(assoc, _bytes(ds), sop_class=CTImageStorage)
+    response = send_raw(assoc, encoded(ds), sop_class=CTImageStorage)
     assert response.Status == 0xA900
     assert _kept_nothing(node)
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"\x08\0", b"rubbish that is no data set at all", _bytes(make_ct(SOPInstanceUID="1.2.3"))[:-100]],
+    [b"\x08\0", b"rubbish that is no data set at all", encoded(make_ct(SOPInstanceUID="1.2.3"))[:-100]],
     ids=["nothing", "rubbish", "truncated"],
 )
 def test_cannot_be_parsed(node: Node, assoc: Association, content: bytes) -> None:
-    assert _send_raw(assoc, content, sop_class=CTImageStorage).Status == 0xC000
+    assert send_raw(assoc, content, sop_class=CTImageStorage).Status == 0xC000
     assert _kept_nothing(node)
     assert assoc.is_established
 
@@ -258,7 +164,7 @@ def test_study_and_series_need_a_uid(node: Node, assoc: Association, keyword: st
     if value is not None:
         # As a text: pydicom would refuse it as a UID.
         ds.add_new(keyword, "LO", value)
-    response = _send_raw(assoc, _bytes(ds), sop_class=CTImageStorage)
+    response = send_raw(assoc, encoded(ds), sop_class=CTImageStorage)
     assert response.Status == 0xC000
     assert "Instance UID" in str(response.ErrorComment)
     assert _kept_nothing(node)
@@ -266,7 +172,7 @@ def test_study_and_series_need_a_uid(node: Node, assoc: Association, keyword: st
 
 @pytest.mark.parametrize("instance", ["../../../../tmp/evil", "1.2.3\\4", "1." * 40 + "1", "", None, "a.b"])
 def test_the_commands_uid_breaks_the_rules(node: Node, assoc: Association, instance: str | None) -> None:
-    response = _send_raw(assoc, _bytes(make_ct(SOPInstanceUID="1.2.3")), sop_class=CTImageStorage, instance=instance)
+    response = send_raw(assoc, encoded(make_ct(SOPInstanceUID="1.2.3")), sop_class=CTImageStorage, instance=instance)
     assert response.Status == 0xC000
     assert _kept_nothing(node)
     # The association survives it.
@@ -277,7 +183,7 @@ def test_the_commands_uid_breaks_the_rules(node: Node, assoc: Association, insta
 def test_a_class_that_is_not_the_contexts(node: Node, assoc: Association) -> None:
     for sop_class in (ComputedRadiographyImageStorage, "1.2.840.10008.1.1", "1.2.3.4.5"):
         ds = make_ct(SOPInstanceUID="1.2.3", SOPClassUID=sop_class)
-        assert _send_raw(assoc, _bytes(ds), sop_class=sop_class).Status == 0x0122
+        assert send_raw(assoc, encoded(ds), sop_class=sop_class).Status == 0x0122
     assert _kept_nothing(node)
     assert assoc.send_c_store(make_ct()).Status == 0x0000
 
@@ -321,32 +227,6 @@ def test_a_full_disk(tmp_path: Path, first: int) -> None:
             for path in node.objects():
                 path.unlink()
             assert send_one(node.port, make_ct()).Status == 0x0000
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def test_a_deflated_object_that_takes_too_much_room_to_read(tmp_path: Path) -> None:
-    """Free space is looked at while it is inflated, not only while its few bytes arrive."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300m,nr_inodes=2000", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        missing("mounting a small file system needs root")
-    contexts = [build_context(CTImageStorage, [DeflatedExplicitVRLittleEndian])]
-    ds = make_ct(SOPInstanceUID="1.2.3")
-    del ds.PixelData
-    pixels = struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, 200 << 20)
-    try:
-        with (
-            closing(open_ledger(make_config(tmp_path / "elsewhere"))) as ledger,
-            running(disk / "data", ledger, min_free_gib=0.15) as node,
-        ):
-            association = associate(node.port, contexts)
-            content = deflated(_bytes(ds), pixels, *[bytes(1 << 20)] * 200)
-            assert _send_raw(association, content, sop_class=CTImageStorage).Status == 0xA700
-            assert not node.incoming()
-            assert _send_raw(association, deflated(_bytes(ds)), sop_class=CTImageStorage).Status == 0x0000
-            association.release()
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 

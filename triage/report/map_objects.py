@@ -100,9 +100,7 @@ def build_capture(
             study_date=source.StudyDate,
             study_time=source.StudyTime,
             referring_physician_name=source.ReferringPhysicianName,
-            contributing_equipment=[contributing_equipment(result)],
-            **_series_and_instance(sources, result, relevance, SECONDARY_CAPTURE),
-            **shared_attributes(result),
+            **_own_attributes(sources, result, relevance, SECONDARY_CAPTURE),
         )
     except UNUSABLE as exc:
         raise ReportError("no Secondary Capture can be built from these source instances") from exc
@@ -171,9 +169,7 @@ def build_parametric_map(
             plane_positions=[PlanePositionSequence("PATIENT", position) for position in planes.positions],
             image_flavor=ImageFlavorValues.VOLUME,
             derived_pixel_contrast=DerivedPixelContrastValues.QUANTITY,
-            contributing_equipment=[contributing_equipment(result)],
-            **_series_and_instance(sources, result, relevance, PARAMETRIC_MAP),
-            **shared_attributes(result),
+            **_own_attributes(sources, result, relevance, PARAMETRIC_MAP),
         )
     except UNUSABLE as exc:
         raise ReportError("no Parametric Map can be built from these source instances") from exc
@@ -186,12 +182,15 @@ def build_parametric_map(
     return finished(parametric, sources[0])
 
 
-def _series_and_instance(
+def _own_attributes(
     sources: Sequence[Dataset], result: ReportInput, relevance: Relevance, sop_class_uid: str
 ) -> dict[str, Any]:
+    """Return what an object that shows the map says of itself, as highdicom's arguments."""
     study, algorithm = str(sources[0].StudyInstanceUID), result.algorithm
     content = hashlib.sha256(relevance.method.encode() + relevance.values.tobytes()).hexdigest()
     return {
+        **shared_attributes(result),
+        "contributing_equipment": [contributing_equipment(result)],
         "series_instance_uid": derived_uid(
             study, "series", sop_class_uid, algorithm.name, algorithm.digest, __version__
         ),
