@@ -5,25 +5,19 @@ released (a hint: it makes us ask early); the destination holds as many images o
 no study waits for ever.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from itertools import islice
+from collections.abc import Collection, Sequence
 
 import structlog
 from pydicom import Dataset
-from pynetdicom import AE
+from pynetdicom import build_context
 from pynetdicom.association import Association
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
 
+from triage.association import STUDY_ROOT_FIND, Timeouts, associate, matches
 from triage.config.schema import Complete, Destination
 from triage.errors import DeliveryError
 from triage.ledger.records import NON_IMAGE_MODALITIES, Study
 
 log = structlog.get_logger(__name__)
-
-_PENDING = (0xFF00, 0xFF01)
-_SUCCESS = 0x0000
-# More series than any study has: a peer cannot keep us reading for ever.
-_MAX_MATCHES = 5000
 
 
 def quiet_time_s(study: Study, config: Complete) -> float:
@@ -97,21 +91,20 @@ def count_at_destination(
     PS3.4 section C.6.2 (Study Root Query/Retrieve), tables C.3.4-1 to C.3.4-3 (NumberOfStudyRelatedInstances and
     NumberOfSeriesRelatedInstances are optional keys).
     """
-    ae = AE(ae_title=our_ae_title)
-    ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
-    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
+    contexts = [build_context(STUDY_ROOT_FIND)]
     for destination in destinations:
-        assoc = ae.associate(destination.host, destination.port, ae_title=destination.ae_title)
-        if not assoc.is_established:
-            log.info("count_unavailable", destination=destination.name, reason="no association for C-FIND")
-            continue
         try:
-            return _images_of(assoc, study_instance_uid, own_series)
+            with associate(
+                destination.host,
+                destination.port,
+                destination.ae_title,
+                calling_ae_title=our_ae_title,
+                contexts=contexts,
+                timeouts=Timeouts.each(timeout_s),
+            ) as assoc:
+                return _images_of(assoc, study_instance_uid, own_series)
         except DeliveryError as error:
             log.info("count_unavailable", destination=destination.name, reason=error.message)
-        finally:
-            if assoc.is_established:
-                assoc.release()
     return None
 
 
@@ -129,7 +122,7 @@ def _images_of(assoc: Association, study_instance_uid: str, own_series: Collecti
     query.ModalitiesInStudy = None
     query.NumberOfStudyRelatedInstances = None
     # Some peers answer with more than what was asked for.
-    found = [ds for ds in _matches(assoc, query) if ds.get("StudyInstanceUID") == study_instance_uid]
+    found = [ds for ds in matches(assoc, query) if ds.get("StudyInstanceUID") == study_instance_uid]
     if not found:
         return 0
     total = _number(found[0], "NumberOfStudyRelatedInstances")
@@ -147,7 +140,7 @@ def _images_by_series(assoc: Association, study_instance_uid: str, own_series: C
     query.Modality = None
     query.NumberOfSeriesRelatedInstances = None
     counts: dict[str, int] = {}
-    for ds in _matches(assoc, query):
+    for ds in matches(assoc, query):
         if (
             ds.get("Modality") in NON_IMAGE_MODALITIES
             or ds.get("SeriesInstanceUID") in own_series
@@ -159,19 +152,6 @@ def _images_by_series(assoc: Association, study_instance_uid: str, own_series: C
             raise DeliveryError("the peer doesn't say how many instances a series has")
         counts[str(ds.get("SeriesInstanceUID"))] = number
     return sum(counts.values())
-
-
-def _matches(assoc: Association, query: Dataset) -> Iterator[Dataset]:
-    answers = assoc.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
-    for status, identifier in islice(answers, _MAX_MATCHES):
-        code = status.get("Status")
-        if code in _PENDING and identifier is not None:
-            yield identifier
-        elif code == _SUCCESS:
-            return
-        else:
-            raise DeliveryError(f"C-FIND failed: {'no answer' if code is None else f'status {code:04X}H'}")
-    raise DeliveryError("C-FIND never came to its end")
 
 
 def _number(ds: Dataset, keyword: str) -> int | None:

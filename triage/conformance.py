@@ -9,9 +9,6 @@ from collections.abc import Iterable, Iterator
 
 from pydicom.uid import UID
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    Comprehensive3DSRStorage,
-    ComprehensiveSRStorage,
-    EnhancedSRStorage,
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
     Verification,
@@ -26,15 +23,12 @@ from triage.receive.handler import (
     DOES_NOT_MATCH,
     OUT_OF_RESOURCES,
     SOP_CLASS_NOT_SUPPORTED,
-    SUCCESS,
 )
 from triage.receive.listener import ASSOCIATE_TIMEOUT_S
 from triage.receive.transport import MAX_PDU
-from triage.sop_classes import MAP_CLASSES
+from triage.sop_classes import MAP_CLASSES, SR_CLASSES
+from triage.statuses import SUCCESS
 from triage.store import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-
-# In the order in which a destination is offered them.
-RESULT_SOP_CLASSES: tuple[UID, ...] = (Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage)
 
 STORE_STATUSES: tuple[tuple[int, str, str], ...] = (
     (
@@ -139,7 +133,7 @@ def _delivery(config: Configuration) -> Iterator[str]:
     yield ""
     yield "4. SERVICES AS SCU"
     yield "4.1 Storage of results: the first of these that the destination accepts"
-    yield from _uids(RESULT_SOP_CLASSES)
+    yield from _uids(map(UID, SR_CLASSES))
     yield '  Relevance maps, only where destination.send names "heatmap" (off by default):'
     yield from _uids(map(UID, MAP_CLASSES))
     yield ""
@@ -148,15 +142,19 @@ def _delivery(config: Configuration) -> Iterator[str]:
     yield from _uids([StorageCommitmentPushModel])
     yield ""
     yield "4.3 Query (C-FIND), to prove a delivery where there is no storage commitment, and to count instances"
+    yield "    A destination that offers neither is believed its C-STORE response."
     yield from _uids([StudyRootQueryRetrieveInformationModelFind])
     yield ""
-    yield "4.4 Destinations"
+    yield "4.4 Verification: proposed with every delivery, and sent by triage-node doctor"
+    yield from _uids([Verification])
+    yield ""
+    yield "4.5 Destinations"
     if config.destination:
         yield from _table(
             (
                 d.name,
                 f"{d.ae_title}@{d.host}:{d.port}",
-                "proof: " + ("commitment" if d.storage_commitment else "C-FIND"),
+                "proof asked for: " + ("commitment, else C-FIND" if d.storage_commitment else "C-FIND"),
             )
             for d in config.destination
         )

@@ -1,5 +1,10 @@
 """One exception tree. An exception's docstring is its default message; a remedy tells what to do about it."""
 
+import traceback
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
 
 class TriageError(Exception):
     """Something went wrong in the triage node.
@@ -77,3 +82,29 @@ class ReportError(TriageError):
 
 class DeliveryError(TriageError):
     """A destination did not take or did not prove an object."""
+
+
+class AssociationError(DeliveryError):
+    """There is no association with a peer."""
+
+
+class RejectedError(AssociationError):
+    """A peer rejected our association."""
+
+
+class QueryError(DeliveryError):
+    """A peer failed a query, or answered with what cannot be read."""
+
+
+def exit_code(exc: TriageError) -> int:
+    """Return what a command or a role ends with: 2 where the site's configuration or its models must change first.
+
+    All else may mend itself (a database that is not up yet), so that it is worth starting a role again.
+    """
+    return EXIT_USAGE if isinstance(exc, ConfigurationError | BundleError) else EXIT_FAILED
+
+
+def place_of(exc: BaseException) -> str:
+    """Return where an exception was raised, as ``file:line``; unlike its message, that quotes no data set."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""

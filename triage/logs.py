@@ -1,11 +1,24 @@
 """Logging: one line per event on standard error, JSON unless a person watches. No patient data, ever: studies,
-jobs and objects are named by their numbers in the ledger."""
+jobs and objects are named by their numbers in the ledger, exceptions by their type and place."""
 
 import logging
 import os
 import sys
 
 import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from triage.errors import place_of
+
+
+def without_message(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Name the exception of ``exc_info`` by its type and place: its message and its frames may hold a data set."""
+    given = event.pop("exc_info", None)
+    exc = given if isinstance(given, BaseException) else sys.exc_info()[1] if given else None
+    if exc is not None:
+        event.setdefault("error", type(exc).__name__)
+        event["where"] = place_of(exc)
+    return event
 
 
 def configure_logging() -> None:
@@ -13,13 +26,14 @@ def configure_logging() -> None:
     watched = sys.stderr.isatty()
     level = logging.getLevelNamesMapping().get(os.environ.get("LOG_LEVEL", "INFO").upper(), logging.INFO)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    # pynetdicom and pydicom quote data sets in their messages: nothing below an error leaves them.
+    # pynetdicom and pydicom quote data sets in their messages: nothing that isn't critical leaves them.
     for name in ("pynetdicom", "pydicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            without_message,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(),
         ],

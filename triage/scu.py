@@ -7,14 +7,16 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from pynetdicom import AE, _config
+from pynetdicom import _config
 from pynetdicom.association import Association
-from pynetdicom.presentation import build_context
+from pynetdicom.presentation import PresentationContext, build_context
+
+from triage.association import Timeouts, associate
+from triage.errors import AssociationError
+from triage.statuses import says_stored
 
 # PS3.8 section 9.3.2.2: context IDs are the odd numbers of one byte.
 MAX_CONTEXTS = 128
-SUCCESS = 0x0000
-WARNINGS = range(0xB000, 0xC000)
 CALLING_AE_TITLE = "TRIAGE-SEND"
 
 
@@ -105,12 +107,8 @@ def _raw_sending() -> Iterator[None]:
         _config.STORE_SEND_CHUNKED_DATASET = before
 
 
-def _associate(address: tuple[str, int], called: str, calling: str, items: Sequence[Item]) -> Association:
-    ae = AE(ae_title=calling)
-    ae.requested_contexts = [
-        build_context(sop_class, syntax) for sop_class, syntax in dict.fromkeys(item.context for item in items)
-    ]
-    return ae.associate(*address, ae_title=called)
+def _contexts(items: Sequence[Item]) -> list[PresentationContext]:
+    return [build_context(sop_class, syntax) for sop_class, syntax in dict.fromkeys(item.context for item in items)]
 
 
 def _send_one(assoc: Association, item: Item) -> str:
@@ -119,11 +117,13 @@ def _send_one(assoc: Association, item: Item) -> str:
         return "the association was aborted"
     try:
         status = assoc.send_c_store(item.path)
+    except RuntimeError:
+        return "the association was aborted"
     except ValueError:
         return "the receiver does not accept this SOP class or transfer syntax"
     if "Status" not in status:
         return "no response"
-    if status.Status == SUCCESS or status.Status in WARNINGS:
+    if says_stored(status.Status):
         return ""
     comment = str(status.get("ErrorComment", ""))
     return f"status {status.Status:04X}" + (f": {comment}" if comment else "")
@@ -160,24 +160,28 @@ def send_files(
     items = find_items(paths, sent)
     sent.study_instance_uids = [uid for uid in dict.fromkeys(i.study_instance_uid for i in items) if uid]
     on_progress(0, len(items))
+
+    def note(item: Item, reason: str) -> None:
+        if reason:
+            sent.failures[str(item.path)] = reason
+        else:
+            sent.stored += 1
+        on_progress(sent.stored + sent.failed, len(items))
+
     with _raw_sending():
         for group in plan(items):
-            assoc = _associate((host, port), ae_title, calling_ae_title, group)
-            why_not = "" if assoc.is_established else _why_not(assoc)
-            for item in group:
-                reason = why_not or _send_one(assoc, item)
-                if reason:
-                    sent.failures[str(item.path)] = reason
-                else:
-                    sent.stored += 1
-                on_progress(sent.stored + sent.failed, len(items))
-            if assoc.is_established:
-                assoc.release()
+            try:
+                with associate(
+                    host,
+                    port,
+                    ae_title,
+                    calling_ae_title=calling_ae_title,
+                    contexts=_contexts(group),
+                    timeouts=Timeouts(),
+                ) as assoc:
+                    for item in group:
+                        note(item, _send_one(assoc, item))
+            except AssociationError as exc:
+                for item in group:
+                    note(item, exc.message)
     return sent
-
-
-def _why_not(assoc: Association) -> str:
-    if not assoc.is_rejected:
-        return "no association: is the address right, and does the receiver run and accept these SOP classes?"
-    answer = assoc.acceptor.primitive
-    return f"association rejected: {answer.reason_str}" if answer else "association rejected"

@@ -9,8 +9,10 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import struct
 import tempfile
+import zlib
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +20,7 @@ from typing import BinaryIO, Self
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_dataset, read_preamble
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from triage import __version__
 from triage.durable import sync
@@ -33,12 +34,21 @@ GIB = 1 << 30
 WATERMARK_STEP = 64 << 20
 # What the operating system says when there is no room: disk, quota, limit on the size of a file.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-COPY_CHUNK = 1 << 20
+#: pydicom documents no closed list of what a malformed file raises; these are what its parser lets through.
+UNREADABLE = (
+    EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, RecursionError, struct.error,
+    zlib.error, BytesLengthException, InvalidDicomError,
+)  # fmt: skip
 
 
 def is_no_room(error: OSError) -> bool:
     """Tell whether the operating system refused because there is no room left."""
     return error.errno in NO_ROOM
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space of a folder's disk: what an ordinary user may still write."""
+    return shutil.disk_usage(folder).free
 
 
 def _element(tag: int, vr: bytes, value: bytes) -> bytes:
@@ -78,21 +88,6 @@ def encode_file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_
         )
     )
     return b"\0" * 128 + b"DICM" + _element(0x00020000, b"UL", struct.pack("<L", len(body))) + body
-
-
-def _read_transfer_syntax(stream: BinaryIO) -> str:
-    """Return the transfer syntax of a Part 10 file; leaves the stream at the beginning of the data set."""
-    try:
-        read_preamble(stream, force=False)
-        meta = read_dataset(
-            stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, vr, length: tag.group != 2
-        )
-        syntax = str(meta.get("TransferSyntaxUID", ""))
-    except (InvalidDicomError, EOFError, ValueError, struct.error) as error:
-        raise UnparsableObjectError("the file has no file meta information") from error
-    if not syntax:
-        raise UnparsableObjectError("the file names no transfer syntax")
-    return syntax
 
 
 class Incoming:
@@ -157,7 +152,7 @@ class Incoming:
         """Make the object durable under its digest and return the digest (SHA-256, hex).
 
         When it returns, the bytes, the name and the folder are on the disk; the object may be put again any number
-        of times.
+        of times. The file stays open until `discard`.
 
         Raises
         ------
@@ -176,9 +171,13 @@ class Incoming:
             if is_no_room(error):
                 raise StorageFullError("the disk is full") from error
             raise
-        finally:
-            self.discard()
         return digest
+
+    def reopened(self) -> BinaryIO:
+        """Return the file for reading, from its beginning: it can be read even when its name is gone."""
+        file = os.fdopen(os.dup(self._fd), "rb")
+        file.seek(0)
+        return file
 
     def discard(self) -> None:
         """Close the file and remove it unless it was kept; harmless when done already."""
@@ -245,11 +244,6 @@ class ObjectStore:
             raise ValueError("not a SHA-256 digest")
         return self.objects_dir / digest[:2] / f"{digest}.dcm"
 
-    def free_gib(self) -> float:
-        """Return the free space of the data folder in GiB (what an ordinary user may still write)."""
-        status = os.statvfs(self.incoming_dir)
-        return status.f_bavail * status.f_frsize / GIB
-
     def check_free(self) -> None:
         """Refuse when the free-space watermark is crossed.
 
@@ -258,7 +252,7 @@ class ObjectStore:
         StorageFullError
             If less than ``min_free_gib`` is free.
         """
-        if self.min_free_gib and self.free_gib() < self.min_free_gib:
+        if self.min_free_gib and free_bytes(self.incoming_dir) < self.min_free_gib * GIB:
             raise StorageFullError(
                 f"less than {self.min_free_gib:g} GiB of disk is free",
                 remedy="free disk space, or lower listen.min_free_gib",
@@ -274,37 +268,6 @@ class ObjectStore:
         """
         meta = encode_file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
         return Incoming(self, meta, transfer_syntax_uid.encode("ascii") + b"\n")
-
-    def put(self, source: bytes | Path) -> str:
-        """Store a Part 10 file; durable when it returns.
-
-        Parameters
-        ----------
-        source : bytes or Path
-            The file's content, or the file.
-
-        Returns
-        -------
-        str
-            The digest of its transfer syntax and data set: the same as if a peer had sent it.
-
-        Raises
-        ------
-        UnparsableObjectError
-            If it has no file meta information.
-        StorageFullError
-            If the watermark is crossed or the disk is full.
-        """
-        with contextlib.ExitStack() as stack:
-            stream: BinaryIO = BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-            stack.enter_context(stream)
-            syntax = _read_transfer_syntax(stream)
-            offset = stream.tell()
-            stream.seek(0)
-            incoming = stack.enter_context(Incoming(self, stream.read(offset), syntax.encode("ascii") + b"\n"))
-            while chunk := stream.read(COPY_CHUNK):
-                incoming.write(chunk)
-            return incoming.keep()
 
     def put_bytes(self, content: bytes) -> str:
         """Store bytes as they are (our own reports); durable when it returns.
@@ -324,17 +287,26 @@ class ObjectStore:
             return incoming.keep()
 
     def read_bytes(self, digest: str) -> bytes:
-        """Return the object's whole file.
+        """Return what `put_bytes` stored.
 
         Raises
         ------
         NotFoundError
             If there is no such object.
+        UnparsableObjectError
+            If these are not the bytes any more.
         """
         try:
-            return self.path(digest).read_bytes()
+            content = self.path(digest).read_bytes()
         except FileNotFoundError as error:
             raise NotFoundError("the object store holds no such object") from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise UnparsableObjectError("the stored object is damaged")
+        return content
+
+    def read_own(self, digest: str) -> Dataset:
+        """Return an object of ours as a data set; raises what `read_bytes` raises."""
+        return dcmread(BytesIO(self.read_bytes(digest)))
 
     def read(self, digest: str, *, stop_before_pixels: bool = False) -> Dataset:
         """Return the object as a data set; pixel data stays undecoded.
@@ -343,14 +315,18 @@ class ObjectStore:
         ------
         NotFoundError
             If there is no such object.
+        UnparsableObjectError
+            If its file is damaged.
         """
         try:
             return dcmread(self.path(digest), stop_before_pixels=stop_before_pixels)
         except FileNotFoundError as error:
             raise NotFoundError("the object store holds no such object") from error
+        except UNREADABLE as error:
+            raise UnparsableObjectError("the stored object is damaged") from error
 
     def remove(self, digest: str) -> None:
-        """Remove an object that no ledger row names (a refused one, or one past its retention)."""
+        """Remove an object that no ledger row names: a refused one."""
         self.path(digest).unlink(missing_ok=True)
 
     def clean_incoming(self) -> int:

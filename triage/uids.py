@@ -15,8 +15,15 @@ _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 _TOLERATED = re.compile(r"[0-9]+(\.[0-9]+)+")
 
 
-def checked_uid(value: object) -> str:
+def checked_uid(value: object, name: str = "the UID") -> str:
     """Return a peer's UID as text, without padding, or refuse it.
+
+    Parameters
+    ----------
+    value : object
+        It stays out of the message, which goes into logs and to the sender.
+    name : str
+        What it is, for the message.
 
     Raises
     ------
@@ -29,7 +36,7 @@ def checked_uid(value: object) -> str:
     """
     text = str(value or "").rstrip("\0 ")
     if len(text) > 64 or not (_UID.fullmatch(text) or _TOLERATED.fullmatch(text)):
-        raise InvalidUIDError(f"not a DICOM UID: {text[:80]!r}")
+        raise InvalidUIDError(f"{name} breaks the rules of UIDs (PS3.5 section 9.1)")
     return text
 
 

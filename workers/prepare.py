@@ -139,13 +139,9 @@ class NodeTasks:
         self._ledger.prepared(job_id, fence, digest, prepared.sources, prepared.notes)
 
     def _give_back(self, study: Study, job_id: int, fence: int, exc: Exception) -> None:
-        # The message of a foreign exception may quote a data set; its type and place never do.
+        # The message of a foreign exception may quote a data set; its type never does.
         what = exc.message if isinstance(exc, TriageError) else type(exc).__name__
-        trace = exc.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
-        log.error("task_failed", study=study.id, job=job_id, error=what, where=where)
+        log.error("task_failed", study=study.id, job=job_id, error=what, exc_info=exc)
         self._ledger.give_back(job_id, fence, f"could not be processed: {what}", _RETRY_S)
 
 

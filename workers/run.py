@@ -14,7 +14,7 @@ from celery import Celery
 from celery.exceptions import SecurityWarning
 
 from triage.config import Configuration, load
-from triage.errors import TriageError
+from triage.errors import TriageError, exit_code
 from triage.logs import configure_logging
 from triage.process import die_with_parent
 from triage.transport import Pulse, make_app
@@ -38,7 +38,7 @@ def build(role: str, config: Configuration) -> tuple[Celery, Pulse]:
 
 
 def main() -> None:
-    """Run until SIGTERM; exit 2 on a configuration or bundle error."""
+    """Run until SIGTERM; exit 2 on a configuration or bundle error, 1 on all else."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=sorted(QUEUES))
     parser.add_argument("--config", type=Path)
@@ -49,7 +49,7 @@ def main() -> None:
         app, pulse = build(arguments.role, load(arguments.config).configuration)
     except TriageError as exc:
         print(f"error: {exc}", file=sys.stderr)  # noqa: T201 - the process edge
-        sys.exit(2)
+        sys.exit(exit_code(exc))
     pulse.start()
     # A node may run as root inside a container; Celery warns because of pickle, which is refused here.
     warnings.filterwarnings("ignore", category=SecurityWarning)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread, dcmwrite
+from structlog.testing import capture_logs
 
-from tests.support.delivery import FAST, PostOffice, delivering, post_office
+from tests.support.delivery import FAST, PostOffice, breaker_is, delivering, post_office
 from tests.support.orthanc import Orthanc, running_orthanc
 from tests.support.pacs import Pacs, running_pacs
 from tests.support.peers import free_port, wait_until
@@ -88,18 +89,18 @@ def test_what_was_posted_while_orthanc_was_away_arrives_when_it_is_back(tmp_path
     other = Pacs(name="other", ae_title="OTHER", commitment="same")
     with running_pacs(other), office_for(tmp_path, orthanc, other.destination) as office:
         rebuild = rebuilder(office, 1, 2, 3)
-        with delivering(office, REPORTS_ONLY, rebuild) as deliverer:
+        with capture_logs() as logs, delivering(office, REPORTS_ONLY, rebuild):
             office.post(1, 2)
             office.wait_for(OutboxState.COMMITTED, "other")
-            wait_until(lambda: deliverer.status()[0].breaker == "open", what="an open breaker")
-            assert deliverer.status()[1].breaker == "closed"
+            wait_until(lambda: breaker_is(logs, "pacs") == "open", what="an open breaker")
+            assert breaker_is(logs, "other") == "closed"
             assert set(office.states("pacs")) == {OutboxState.PENDING}
             orthanc.start()
             try:
                 office.wait_for(OutboxState.COMMITTED, "pacs")
                 orthanc.stop()
                 office.post(3)
-                wait_until(lambda: deliverer.status()[0].breaker == "open", what="an open breaker again")
+                wait_until(lambda: breaker_is(logs, "pacs") == "open", what="an open breaker again")
                 orthanc.start()
                 office.wait_for(OutboxState.COMMITTED, "pacs")
                 assert orthanc.count_reports() == 3

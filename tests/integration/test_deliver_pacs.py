@@ -3,17 +3,19 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from structlog.testing import capture_logs
 
-from tests.support.delivery import FAST, data_set_bytes, delivering, policy, post_office
+from tests.support.delivery import FAST, breaker_is, data_set_bytes, delivering, policy, post_office
 from tests.support.pacs import Pacs, running_pacs
 from tests.support.peers import free_port, wait_until
 from triage.config.schema import Destination
-from triage.deliver import Negotiator
+from triage.deliver import PROOF_FIND, PROOF_NONE, Negotiator
 from triage.errors import ReportError
 from triage.ledger import OutboxItem, OutboxNew, OutboxState, State
 from triage.sop_classes import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR, ENHANCED_SR
@@ -174,25 +176,24 @@ def test_a_pacs_that_never_answers_times_out(tmp_path: Path) -> None:
 
 def test_the_breaker_opens_and_closes(tmp_path: Path) -> None:
     pacs = Pacs(commitment="same")
-    with post_office(tmp_path, [pacs.destination]) as office, delivering(office) as deliverer:
+    with capture_logs() as logs, post_office(tmp_path, [pacs.destination]) as office, delivering(office):
         office.post(1)
-        wait_until(lambda: deliverer.status()[0].breaker == "open", what="an open breaker")
-        assert "nobody answers" in deliverer.status()[0].last_error
+        wait_until(lambda: breaker_is(logs, "pacs") == "open", what="an open breaker")
+        assert "nobody answers" in logs[-1]["error"]
         # A PACS that is down costs its items none of their attempts.
         assert [item.attempts for item in office.items()] == [0]
         with running_pacs(pacs):
             office.wait_for(COMMITTED)
-            wait_until(lambda: deliverer.status()[0].breaker == "closed", what="a closed breaker")
-        assert deliverer.status()[0].last_error == ""
+            wait_until(lambda: breaker_is(logs, "pacs") == "closed", what="a closed breaker")
 
 
 def test_a_rejected_association_says_what_to_do(tmp_path: Path) -> None:
     with running_pacs(Pacs()) as pacs:
         wrong = pacs.destination.model_copy(update={"ae_title": "WRONG"})
-        with post_office(tmp_path, [wrong]) as office, delivering(office) as deliverer:
+        with capture_logs() as logs, post_office(tmp_path, [wrong]) as office, delivering(office):
             office.post(1)
-            wait_until(lambda: "rejected" in deliverer.status()[0].last_error, what="the rejection")
-            assert "Called AE title not recognised" in deliverer.status()[0].last_error
+            wait_until(lambda: any("rejected" in entry.get("error", "") for entry in logs), what="the rejection")
+            assert "Called AE title not recognised" in str(logs)
 
 
 def test_a_lost_object_is_a_dead_letter(tmp_path: Path) -> None:
@@ -202,6 +203,49 @@ def test_a_lost_object_is_a_dead_letter(tmp_path: Path) -> None:
         with delivering(office):
             [item] = office.wait_for(DEAD)
         assert "no such object" in item.last_error
+
+
+@pytest.mark.parametrize("damage", [lambda content: bytes(len(content)), lambda content: content[:-1]])
+def test_a_damaged_object_keeps_none_of_the_others_from_being_sent(
+    damage: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    with running_pacs(Pacs(commitment="same")) as pacs, post_office(tmp_path, [pacs.destination]) as office:
+        first, second = office.post(1, 2)
+        path = office.store.path(first.digest)
+        path.write_bytes(damage(path.read_bytes()))
+        with delivering(office, policy(attempts_failed=3)):
+            wait_until(lambda: office.states() == [DEAD, COMMITTED], what="the second, and the end of the first")
+        assert set(pacs.held) == {second.sop_instance_uid}
+        assert office.items()[0].last_error == "the stored object is damaged"
+        assert office.items()[0].attempts == 2
+
+
+def test_whatever_one_object_does_the_others_are_sent(tmp_path: Path) -> None:
+    def rebuild(item: OutboxItem, sop_class_uid: str) -> OutboxNew:
+        if item.id == 1:
+            raise KeyError("Doe^Jane")
+        return office.build(item.id, sop_class_uid)
+
+    with (
+        running_pacs(Pacs(sop_classes=(ENHANCED_SR,))) as pacs,
+        post_office(tmp_path, [pacs.destination]) as office,
+        delivering(office, policy(attempts_failed=2), rebuild),
+    ):
+        office.post(1, 2)
+        wait_until(lambda: office.states() == [DEAD, COMMITTED], what="the second, and the end of the first")
+        assert office.items()[0].last_error == "cannot be made ready: KeyError"
+
+
+def test_a_copy_that_is_damaged_after_it_was_sent_keeps_no_proof_from_the_others(tmp_path: Path) -> None:
+    with running_pacs(Pacs(commitment="silent", find=True)) as pacs:
+        with post_office(tmp_path, [pacs.destination]) as office:
+            first, _ = office.post(1, 2)
+            with delivering(office, policy(report_after_s=600)):
+                office.wait_for(OutboxState.SENT)
+            office.store.path(first.digest).write_bytes(bytes(1000))
+            with delivering(office):
+                items = office.wait_for(COMMITTED)
+        assert [item.proof for item in items] == [PROOF_NONE, PROOF_FIND]
 
 
 KILLED = """

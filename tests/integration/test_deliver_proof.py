@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.delivery import FAST, data_set_bytes, delivering, policy, post_office
 from tests.support.pacs import Pacs, running_pacs
@@ -99,13 +100,48 @@ def test_a_report_that_never_comes_is_replaced(habit: str, find: bool, proof: st
 @pytest.mark.parametrize("find", [True, False])
 def test_a_pacs_that_breaks_off_when_asked_for_proof_still_gets_everything(find: bool, tmp_path: Path) -> None:
     with running_pacs(Pacs(commitment="same", find=find, aborts_when_asked=True)) as pacs:
-        with post_office(tmp_path, [pacs.destination]) as office, delivering(office, policy(batch=1)) as deliverer:
+        hasty = policy(batch=1, report_after_s=0.1, reluctance_s=0.2)
+        with capture_logs() as logs, post_office(tmp_path, [pacs.destination]) as office, delivering(office, hasty):
             office.post(1, 2, 3)
             wait_until(lambda: len(pacs.held) == 3, what="all three")
             items = office.wait_for(COMMITTED)
             assert {item.proof for item in items} == {PROOF_NONE}
-            assert deliverer.status()[0].breaker == "closed"
+        assert "destination_failed" not in [entry["event"] for entry in logs]
         assert len(pacs.received) == 3
+
+
+@pytest.mark.parametrize(("commitment", "find"), [("same", False), ("", True)])
+def test_what_is_sent_while_nothing_may_be_asked_is_proved_afterwards(
+    commitment: str, find: bool, tmp_path: Path
+) -> None:
+    with running_pacs(Pacs(commitment=commitment, find=find, aborts_when_asked=True)) as pacs:
+        patient = policy(report_after_s=0.1, reluctance_s=3)
+        with capture_logs() as logs, post_office(tmp_path, [pacs.destination]) as office, delivering(office, patient):
+            office.post(1)
+
+            def broken_off() -> bool:
+                return [entry["event"] for entry in logs].count("proof_failed") >= FAST.commitment_requests
+
+            wait_until(broken_off, what="the association to be broken for proof again and again")
+            pacs.aborts_when_asked = False
+            office.post(2)
+            wait_until(lambda: office.items()[1].state is not OutboxState.PENDING, what="the second to be sent")
+            assert office.items()[1].state is SENT
+            assert office.study(2).state is State.REPORTED
+            wait_until(lambda: office.items()[1].state is COMMITTED, what="the second to be proved")
+        assert office.items()[1].proof == (PROOF_FIND if find else "storage commitment")
+        assert len(pacs.received) == 2
+
+
+def test_a_query_that_is_answered_without_end_keeps_nobody(tmp_path: Path) -> None:
+    with running_pacs(Pacs(find=True, endless=True)) as pacs, post_office(tmp_path, [pacs.destination]) as office:
+        office.post(1)
+        with capture_logs() as logs, delivering(office, policy(response_timeout_s=0.3)):
+            wait_until(lambda: "C-FIND never came to its end" in str(logs), what="the end of the patience")
+            office.post(2)
+            wait_until(lambda: len(pacs.held) == 2, what="the next report")
+            pacs.endless = False
+            office.wait_for(COMMITTED)
 
 
 def test_what_the_pacs_says_it_does_not_hold_is_sent_again(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from pynetdicom.presentation import AllStoragePresentationContexts, StoragePrese
 from pynetdicom.sop_class import StorageCommitmentPushModel
 from typer.testing import CliRunner
 
+from tests.support.cli import run
+from tests.support.pacs import Pacs, running_pacs
 from tests.support.peers import dcmtk_environment, find_program, wait_until
 from tests.support.reception import Node, associate, collection, has_file_meta, make_ct, running, send_one
 from triage.errors import InvalidUIDError
@@ -236,6 +238,23 @@ def _report_commitment(port: int) -> Dataset:
 
 
 # --- our own sender ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [0x0000, 0x0107, 0x0111, 0xB007])
+def test_what_means_stored_for_a_delivery_means_so_for_send(tmp_path: Path, status: int) -> None:
+    file = tmp_path / "ct.dcm"
+    make_ct().save_as(file, enforce_file_format=True)
+    with running_pacs(Pacs(sop_classes=(CTImageStorage,), status=lambda n: status)) as pacs:
+        sent = send_files([file], "127.0.0.1", pacs.port, pacs.ae_title)
+    assert (sent.stored, sent.failures) == (1, {})
+
+
+@pytest.mark.parametrize("title", ["", "SEVENTEENCHARSXXX", "A\\B", "A\tB"])
+def test_send_takes_the_titles_that_the_configuration_takes(tmp_path: Path, title: str) -> None:
+    make_ct().save_as(tmp_path / "ct.dcm", enforce_file_format=True)
+    answer = run("send", "ct.dcm", "--to", "127.0.0.1:1", "--ae", title, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "AE title" in answer.stderr
 
 
 def _save(ds: Dataset, path: Path) -> None:

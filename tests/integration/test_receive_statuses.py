@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.dataset import Dataset
 from pydicom.uid import (
     BasicTextSRStorage,
     ComputedRadiographyImageStorage,
@@ -20,10 +19,8 @@ from pydicom.uid import (
     RLELossless,
     generate_uid,
 )
-from pynetdicom import _config, build_context
+from pynetdicom import build_context
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.dsutils import encode
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
@@ -32,10 +29,12 @@ from tests.support.reception import (
     Node,
     associate,
     echoes,
+    encoded,
     make_config,
     make_ct,
     running,
     send_one,
+    send_raw,
     subprocess_listener,
 )
 from triage.ledger import State, open_ledger
@@ -48,34 +47,6 @@ EXPLICIT = [ExplicitVRLittleEndian]
 def node(tmp_path: Path) -> Iterator[Node]:
     with running(tmp_path / "data") as running_node:
         yield running_node
-
-
-def _send_raw(
-    assoc: Association, content: bytes, *, sop_class: str | None = None, instance: str | None = "1.2.3", cx: int = 1
-) -> C_STORE:
-    """Send a C-STORE request as it is, without pynetdicom's own checks; return the response."""
-    request = C_STORE()
-    request.MessageID = 7
-    request.Priority = 2
-    if sop_class is not None:
-        request.AffectedSOPClassUID = sop_class
-    if instance is not None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(_config.VALIDATORS, "UI", lambda uid: (True, ""))
-            request.AffectedSOPInstanceUID = instance
-    request.DataSet = BytesIO(content)
-    assoc._reactor_checkpoint.clear()
-    assoc.dimse.send_msg(request, cx)
-    _, response = assoc.dimse.get_msg(block=True)
-    assoc._reactor_checkpoint.set()
-    assert isinstance(response, C_STORE)
-    return response
-
-
-def _bytes(ds: Dataset) -> bytes:
-    content = encode(ds, False, True)
-    assert content is not None
-    return content
 
 
 @pytest.fixture
@@ -169,18 +140,18 @@ def test_mismatch(node: Node, assoc: Association, keyword: str, missing_it: bool
         del ds[keyword]
     else:
         setattr(ds, keyword, "1.2.840.10008.5.1.4.1.1.1")
-    response = _send_raw(assoc, _bytes(ds), sop_class=CTImageStorage)
+    response = send_raw(assoc, encoded(ds), sop_class=CTImageStorage)
     assert response.Status == 0xA900
     assert _kept_nothing(node)
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"\x08\0", b"rubbish that is no data set at all", _bytes(make_ct(SOPInstanceUID="1.2.3"))[:-100]],
+    [b"\x08\0", b"rubbish that is no data set at all", encoded(make_ct(SOPInstanceUID="1.2.3"))[:-100]],
     ids=["nothing", "rubbish", "truncated"],
 )
 def test_cannot_be_parsed(node: Node, assoc: Association, content: bytes) -> None:
-    assert _send_raw(assoc, content, sop_class=CTImageStorage).Status == 0xC000
+    assert send_raw(assoc, content, sop_class=CTImageStorage).Status == 0xC000
     assert _kept_nothing(node)
     assert assoc.is_established
 
@@ -193,7 +164,7 @@ def test_study_and_series_need_a_uid(node: Node, assoc: Association, keyword: st
     if value is not None:
         # As a text: pydicom would refuse it as a UID.
         ds.add_new(keyword, "LO", value)
-    response = _send_raw(assoc, _bytes(ds), sop_class=CTImageStorage)
+    response = send_raw(assoc, encoded(ds), sop_class=CTImageStorage)
     assert response.Status == 0xC000
     assert "Instance UID" in str(response.ErrorComment)
     assert _kept_nothing(node)
@@ -201,7 +172,7 @@ def test_study_and_series_need_a_uid(node: Node, assoc: Association, keyword: st
 
 @pytest.mark.parametrize("instance", ["../../../../tmp/evil", "1.2.3\\4", "1." * 40 + "1", "", None, "a.b"])
 def test_the_commands_uid_breaks_the_rules(node: Node, assoc: Association, instance: str | None) -> None:
-    response = _send_raw(assoc, _bytes(make_ct(SOPInstanceUID="1.2.3")), sop_class=CTImageStorage, instance=instance)
+    response = send_raw(assoc, encoded(make_ct(SOPInstanceUID="1.2.3")), sop_class=CTImageStorage, instance=instance)
     assert response.Status == 0xC000
     assert _kept_nothing(node)
     # The association survives it.
@@ -212,7 +183,7 @@ def test_the_commands_uid_breaks_the_rules(node: Node, assoc: Association, insta
 def test_a_class_that_is_not_the_contexts(node: Node, assoc: Association) -> None:
     for sop_class in (ComputedRadiographyImageStorage, "1.2.840.10008.1.1", "1.2.3.4.5"):
         ds = make_ct(SOPInstanceUID="1.2.3", SOPClassUID=sop_class)
-        assert _send_raw(assoc, _bytes(ds), sop_class=sop_class).Status == 0x0122
+        assert send_raw(assoc, encoded(ds), sop_class=sop_class).Status == 0x0122
     assert _kept_nothing(node)
     assert assoc.send_c_store(make_ct()).Status == 0x0000
 

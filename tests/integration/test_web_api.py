@@ -114,6 +114,10 @@ def test_filters(ward: Ward, api: httpx.Client) -> None:
         ({"modality": "CT' OR 1=1"}, 422),
         ({"cursor": "x"}, 400),
         ({"cursor": "WzEsIngiXQ"}, 400),
+        # Numbers that no database takes: an offset and a study of 41 digits, infinite times.
+        ({"cursor": "WzEwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwLCAiIl0"}, 400),
+        ({"cursor": "WzAsICJbMSwyLDMsOTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTldIl0"}, 400),
+        ({"cursor": "WzAsICJbSW5maW5pdHksSW5maW5pdHksSW5maW5pdHksSW5maW5pdHldIl0"}, 400),
     ],
 )
 def test_a_query_that_makes_no_sense_is_refused(api: httpx.Client, query: dict[str, str], status: int) -> None:

@@ -63,7 +63,7 @@ def test_who_comes_back_misses_nothing(ward: Ward, server: RunningServer) -> Non
     assert message["id"] == str(seen + 1)
 
 
-@pytest.mark.parametrize("value", ["x", "-1"])
+@pytest.mark.parametrize("value", ["x", "-1", str(2**63)])
 def test_a_last_event_that_is_none_is_refused(server: RunningServer, value: str) -> None:
     with server.api() as api:
         assert api.get("/api/events", headers={"Last-Event-ID": value}).status_code == 422

@@ -2,11 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
 
@@ -121,6 +122,14 @@ def delivering(
         stop.set()
         ticker.join()
         deliverer.stop()
+
+
+def breaker_is(logs: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Return the state of a destination's breaker, as the captured log lines tell it."""
+    told = [
+        e for e in logs if e["event"] in {"destination_failed", "destination_recovered"} and e["destination"] == name
+    ]
+    return str(told[-1].get("breaker", "closed")) if told else "closed"
 
 
 def policy(**changes: float) -> DeliveryPolicy:

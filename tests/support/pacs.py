@@ -1,6 +1,7 @@
 """PACS of many kinds: real archives over the network, made with pynetdicom, each with the habits it is told."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ class Pacs:
         Whether it can be queried.
     aborts_when_asked : bool
         Accepts commitment and queries, but breaks the association when it gets one (as Orthanc does with strangers).
+    endless : bool
+        Answers a query with one match after the other, and never with the last one.
     on_store : callable
         Called with the association before an object is answered: to be slow, or to abort.
     """
@@ -54,6 +57,7 @@ class Pacs:
     commitment: str = ""
     find: bool = False
     aborts_when_asked: bool = False
+    endless: bool = False
     report_to: int = 0
     on_store: Callable[[Association], None] = lambda assoc: None
     port: int = field(default_factory=free_port)
@@ -117,6 +121,9 @@ class Pacs:
     def _on_find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
         if self.aborts_when_asked:
             event.assoc.abort()
+        while self.endless:
+            time.sleep(0.02)  # a peer that is as slow as that
+            yield 0xFF00, event.identifier
         uid = event.identifier.SOPInstanceUID
         if uid in self.held:
             match = Dataset()

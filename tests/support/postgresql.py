@@ -62,8 +62,8 @@ def _as_server_user() -> list[str]:
 
 
 @contextmanager
-def run_postgresql() -> Iterator[PostgreSQL]:
-    """Run a server until the block ends."""
+def run_postgresql(port: int = 0) -> Iterator[PostgreSQL]:
+    """Run a server until the block ends, on a port of the caller's or on a free one."""
     initdb, postgres = find_program("initdb"), find_program("postgres")
     prefix = _as_server_user()
     # Not under pytest's folder: that one lets only its owner in.
@@ -81,7 +81,7 @@ def run_postgresql() -> Iterator[PostgreSQL]:
         )
         if made.returncode != 0:
             missing(f"initdb failed: {made.stderr.strip()}")
-        server = PostgreSQL(free_port())
+        server = PostgreSQL(port or free_port())
         # The tests kill clients, never the machine, so that nothing is lost by not waiting for the disk.
         options = ["-h", "127.0.0.1", "-p", str(server.port), "-k", "", "-F", "-N", "200"]
         with (folder / "log").open("wb") as log:

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-from pynetdicom import AE, build_context
+from pynetdicom import AE, _config, build_context
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 
 from tests.support.peers import free_port, shared, wait_until
 from triage.config.schema import Configuration
@@ -126,6 +130,35 @@ def send_one(port: int, ds: Dataset, **kwargs: Any) -> Dataset:
     return status
 
 
+def send_raw(
+    assoc: Association, content: bytes, *, sop_class: str | None = None, instance: str | None = "1.2.3", cx: int = 1
+) -> C_STORE:
+    """Send a C-STORE request as it is, without pynetdicom's own checks; return the response."""
+    request = C_STORE()
+    request.MessageID = 7
+    request.Priority = 2
+    if sop_class is not None:
+        request.AffectedSOPClassUID = sop_class
+    if instance is not None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(_config.VALIDATORS, "UI", lambda uid: (True, ""))
+            request.AffectedSOPInstanceUID = instance
+    request.DataSet = BytesIO(content)
+    assoc._reactor_checkpoint.clear()
+    assoc.dimse.send_msg(request, cx)
+    _, response = assoc.dimse.get_msg(block=True)
+    assoc._reactor_checkpoint.set()
+    assert isinstance(response, C_STORE)
+    return response
+
+
+def encoded(ds: Dataset) -> bytes:
+    """Return a data set in explicit VR little endian."""
+    content = encode(ds, False, True)
+    assert content is not None
+    return content
+
+
 def make_ct(**attributes: Any) -> Dataset:
     """A small CT image of a study of its own; attributes overrule."""
     ds = Dataset()
@@ -151,6 +184,12 @@ def make_ct(**attributes: Any) -> Dataset:
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return ds
+
+
+def deflated(*chunks: bytes) -> bytes:
+    """Return a raw deflate stream (PS3.5 annex A.5)."""
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return b"".join([*map(deflater.compress, chunks), deflater.flush()])
 
 
 @pytest.fixture(scope="session")

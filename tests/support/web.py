@@ -16,11 +16,11 @@ from fastapi import FastAPI
 from triage.config.schema import Configuration, Destination, Rank, Web
 from triage.ledger import Ledger, OutboxNew, ReceivedInstance, Study, open_ledger
 from triage.messages import Score, Stage
+from triage.probes import Probe
 from triage.rank import suggested_priority
 from triage.web.app import create_app
 from triage.web.auth import ensure_token
 from triage.web.events import ChangeFeed
-from triage.web.readiness import Probe
 from triage.web.server import serve
 
 DIGEST = hashlib.sha256(b"bundle").hexdigest()

@@ -63,6 +63,8 @@ def test_file_by_environment_and_in_the_working_folder(write, monkeypatch, tmp_p
         ('[listen]\nae_title = "SEVENTEENCHARSXXX"', "AE title", ""),
         ('[ledger]\nurl = "mysql://x"', "ledger.url", ""),
         ('[broker]\nurl = "amqp://x"', "broker.url", ""),
+        ("[rank]\nmax_wait_s = inf", "rank.max_wait_s: Input should be a finite number", ""),
+        ("[complete]\nquiet_s = { CT = nan }", "finite number", ""),
         ("not toml at all", "TOML", ""),
         ('[[listen.peer]]\nae_title = "A"\naddress = "10.0.0.0/33"', "address", ""),
     ],

@@ -1,7 +1,6 @@
 """What is read from a data set: the same as pydicom reads, of any encoding; damage is noticed; texts are harmless."""
 
 import struct
-import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -20,10 +19,13 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import encode, split_dataset
 
-from tests.support.reception import collection, has_file_meta, make_ct
+from tests.support.reception import collection, deflated, has_file_meta, make_ct
 from triage.errors import InvalidUIDError, MismatchedObjectError, TriageError, UnparsableObjectError
 from triage.receive.header import Header, read_header
 from triage.receive.walk import MAX_DEPTH, Walker
+from triage.report.evidence import study_attributes
+from triage.store import encode_file_meta
+from triage.text import text_of
 
 __all__ = ["collection"]
 
@@ -150,12 +152,17 @@ def test_deep_nesting_is_refused(tmp_path: Path) -> None:
         Walker(opening * 100_000, explicit=True, little=True).find(())
 
 
-def test_a_deflate_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("triage.receive.header.MAX_INFLATED", 10 << 20)
-    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    bomb = deflater.compress(bytes(64 << 20)) + deflater.flush()
+def _deflated_pixels(mib: int) -> bytes:
+    head = _minimal() + struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, mib << 20)
+    return deflated(head, *[bytes(1 << 20)] * mib)
+
+
+def test_a_deflate_bomb_is_refused_and_a_large_head_is_not(tmp_path: Path) -> None:
     with pytest.raises(UnparsableObjectError, match="too large"):
-        _read(tmp_path, bomb, DeflatedExplicitVRLittleEndian)
+        _read(tmp_path, _deflated_pixels(513), DeflatedExplicitVRLittleEndian)
+    # An enhanced CT of 800 slices.
+    assert _read(tmp_path, _deflated_pixels(400), DeflatedExplicitVRLittleEndian).study_instance_uid == "1.4"
+    assert [path.name for path in tmp_path.iterdir()] == ["object"]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +214,8 @@ NAMES = [
     (b"", "Müller".encode("latin-1"), "Müller"),
     (b"NONSENSE", "Müller".encode("latin-1"), "Müller"),
     (b"ISO_IR 192", "Müller".encode("latin-1"), "Müller"),
+    (b"ISO_IR 100", "Müller".encode(), "Müller"),
+    (b"", b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", "Yamada^Tarou=山田^太郎"),
 ]
 
 
@@ -214,6 +223,13 @@ NAMES = [
 def test_names(tmp_path: Path, charset: bytes, raw: bytes, name: str) -> None:
     header = _read(tmp_path, _minimal(_element(0x00080005, b"CS", charset), _element(0x00100010, b"PN", raw)))
     assert header.patient_name == name
+    report = study_attributes(_dataset(charset, raw))
+    assert str(report.PatientName) == name
+
+
+def _dataset(charset: bytes, raw: bytes) -> Dataset:
+    content = _minimal(_element(0x00080005, b"CS", charset), _element(0x00100010, b"PN", raw))
+    return dcmread(BytesIO(encode_file_meta("1.2", "1.3", ExplicitVRLittleEndian) + content))
 
 
 @settings(deadline=None)
@@ -222,7 +238,8 @@ def test_no_name_refuses_an_object(tmp_path_factory: pytest.TempPathFactory, cha
     before = pydicom_config.settings.reading_validation_mode
     content = _minimal(_element(0x00080005, b"CS", charset), _element(0x00100010, b"PN", raw))
     header = _read(tmp_path_factory.getbasetemp(), content)
-    assert header.patient_name.isprintable() or not header.patient_name
+    assert header.patient_name.replace("\u3000", "").isprintable()
+    assert header.patient_name == text_of(_dataset(charset, raw), "PatientName")[:200].rstrip()
     assert pydicom_config.settings.reading_validation_mode == before
 
 

@@ -1,6 +1,9 @@
 """The rules of reception that need no network: who is invited, how many, what is scored, what is the same object."""
 
 import socket
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import (
     BasicTextSRStorage,
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForProcessing,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -16,7 +20,7 @@ from pydicom.uid import (
 )
 from pynetdicom.presentation import AllStoragePresentationContexts, StoragePresentationContexts
 
-from tests.support.reception import make_ct
+from tests.support.reception import deflated, make_ct
 from triage.config.schema import Configuration, Destination, Peer
 from triage.conformance import conformance_statement
 from triage.receive.contexts import (
@@ -29,6 +33,7 @@ from triage.receive.contexts import (
 from triage.receive.limits import MAX_PENDING, MAX_PENDING_PER_ADDRESS, Connections
 from triage.receive.peers import is_invited, sanitised_ae_title
 from triage.receive.same import same_content
+from triage.store import encode_file_meta
 
 PEERS = (
     Peer(ae_title="CT1", address="10.0.0.0/24"),
@@ -157,6 +162,11 @@ def _save(ds: Dataset, folder: Path, syntax: str) -> Path:
     return path
 
 
+def _same(one: Path, other: Path) -> bool:
+    with one.open("rb") as first, other.open("rb") as second:
+        return same_content(first, second)
+
+
 def test_the_same_object_in_other_encodings(tmp_path: Path) -> None:
     ds = make_ct()
     ds.ReferencedStudySequence = [Dataset()]
@@ -165,23 +175,55 @@ def test_the_same_object_in_other_encodings(tmp_path: Path) -> None:
     explicit = _save(ds, tmp_path, ExplicitVRLittleEndian)
     ds["ReferencedStudySequence"].is_undefined_length = False
     implicit = _save(ds, tmp_path, ImplicitVRLittleEndian)
+    smaller = _save(ds, tmp_path, DeflatedExplicitVRLittleEndian)
     ds.PixelData = b"".join(ds.PixelData[i : i + 2][::-1] for i in range(0, 512, 2))
     ds["PixelData"].VR = "OW"
     big = _save(ds, tmp_path, ExplicitVRBigEndian)
-    assert same_content(explicit, implicit)
-    assert same_content(explicit, big)
+    assert _same(explicit, implicit)
+    assert _same(explicit, big)
+    assert _same(explicit, smaller)
+
+
+def test_objects_with_other_pixels_are_different(tmp_path: Path) -> None:
+    ds = make_ct()
+    explicit = _save(ds, tmp_path, ExplicitVRLittleEndian)
+    ds.PixelData = ds.PixelData[::-1]
+    assert not _same(explicit, _save(ds, tmp_path, ImplicitVRLittleEndian))
+
+
+COMPARE = """
+import resource, sys
+from triage.receive.same import same_content
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with open(sys.argv[1], "rb") as one, open(sys.argv[1], "rb") as other:
+    print(same_content(one, other), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+def test_a_deflate_bomb_is_not_compared(tmp_path: Path) -> None:
+    """In a process of its own: memory is counted for as long as a process lives."""
+    bomb = tmp_path / "bomb.dcm"
+    pixels = struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, 400 << 20)
+    meta = encode_file_meta(CTImageStorage, "1.2.3", DeflatedExplicitVRLittleEndian)
+    bomb.write_bytes(meta + deflated(pixels, *[bytes(1 << 20)] * 400))
+    assert bomb.stat().st_size < 1 << 20
+    command = [sys.executable, "-c", COMPARE, str(bomb)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.split()
+    assert answer[0] == "False"
+    assert int(answer[1]) < 700
 
 
 def test_other_objects_and_compressed_ones_are_different(tmp_path: Path) -> None:
     ds = make_ct()
     explicit = _save(ds, tmp_path, ExplicitVRLittleEndian)
     ds.StudyDescription = "CHEST"
-    assert not same_content(explicit, _save(ds, tmp_path, ImplicitVRLittleEndian))
+    assert not _same(explicit, _save(ds, tmp_path, ImplicitVRLittleEndian))
     ds.StudyDescription = "HEAD"
     ds.compress(RLELossless, generate_instance_uid=False)
     compressed = tmp_path / "rle.dcm"
     ds.save_as(compressed, enforce_file_format=True)
-    assert not same_content(explicit, compressed)
+    assert not _same(explicit, compressed)
 
 
 def test_the_conformance_statement_says_what_runs() -> None:

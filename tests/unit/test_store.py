@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pydicom import dcmread
 
 from tests.support.reception import make_ct
 from triage.errors import ConfigurationError, NotFoundError, StorageFullError, UnparsableObjectError
-from triage.store import ObjectStore, encode_file_meta
+from triage.store import GIB, ObjectStore, encode_file_meta, free_bytes
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -42,22 +43,27 @@ def test_the_file_meta_reads_back(tmp_path: Path) -> None:
     assert meta.ImplementationClassUID.is_valid
 
 
-def test_received_and_put_objects_have_the_same_digest(store: ObjectStore) -> None:
-    content = _file_bytes()
-    digest = store.put(content)
-    offset = content.index(b"\x08\x00\x16\x00UI")
+def _received(store: ObjectStore, *chunks: bytes) -> str:
     with store.receive(CT, "1.2.3", EXPLICIT) as incoming:
-        incoming.write(content[offset : offset + 100])
-        incoming.write(content[offset + 100 :])
-        assert incoming.keep() == digest
-    assert store.read(digest).PatientID == "4711"
-    assert digest == hashlib.sha256(EXPLICIT.encode() + b"\n" + content[offset:]).hexdigest()
+        for chunk in chunks:
+            incoming.write(chunk)
+        return incoming.keep()
 
 
-def test_put_takes_a_path(store: ObjectStore, tmp_path: Path) -> None:
+def test_what_is_received_is_named_by_its_transfer_syntax_and_data_set(store: ObjectStore) -> None:
     content = _file_bytes()
-    (tmp_path / "a.dcm").write_bytes(content)
-    assert store.put(tmp_path / "a.dcm") == store.put(content)
+    data_set = content[content.index(b"\x08\x00\x16\x00UI") :]
+    digest = _received(store, data_set[:100], data_set[100:])
+    assert store.read(digest).PatientID == "4711"
+    assert digest == hashlib.sha256(EXPLICIT.encode() + b"\n" + data_set).hexdigest()
+
+
+def test_what_was_received_can_be_read_when_its_name_is_gone(store: ObjectStore) -> None:
+    with store.receive(CT, "1.2.3", EXPLICIT) as incoming:
+        incoming.write(b"a data set")
+        store.remove(incoming.keep())
+        with incoming.reopened() as file:
+            assert file.read().endswith(b"a data set")
 
 
 def test_put_bytes_keeps_them_as_they_are(store: ObjectStore) -> None:
@@ -83,12 +89,18 @@ def test_what_is_not_kept_leaves_nothing(store: ObjectStore) -> None:
     assert not list(store.objects_dir.rglob("*.dcm"))
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"no DICOM", b"\0" * 128 + b"DICM", b"\0" * 128 + b"DICM" + b"\x02\0\x10\0UI"]
-)
-def test_put_refuses_what_is_no_file(store: ObjectStore, content: bytes) -> None:
+@pytest.mark.parametrize("damage", [lambda c: bytes(len(c)), lambda c: b"", lambda c: c[:140], lambda c: c[:-1] + b"x"])
+def test_damage_is_said(store: ObjectStore, damage: Callable[[bytes], bytes]) -> None:
+    digest = store.put_bytes(_file_bytes())
+    assert store.read_own(digest).PatientID == "4711"
+    path = store.path(digest)
+    path.write_bytes(damage(path.read_bytes()))
+    for read in (store.read_bytes, store.read_own):
+        with pytest.raises(UnparsableObjectError):
+            read(digest)
+    path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(UnparsableObjectError):
-        store.put(content)
+        store.read(digest)
 
 
 @pytest.mark.parametrize("digest", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 63 + "/"])
@@ -101,11 +113,11 @@ def test_reading_what_is_not_there(store: ObjectStore) -> None:
     with pytest.raises(NotFoundError):
         store.read("0" * 64)
     with pytest.raises(NotFoundError):
-        store.read_bytes("0" * 64)
+        store.read_own("0" * 64)
 
 
 def test_the_watermark_refuses(store: ObjectStore) -> None:
-    limited = store.limited(store.free_gib() + 1000)
+    limited = store.limited(free_bytes(store.incoming_dir) / GIB + 1000)
     with pytest.raises(StorageFullError):
         limited.receive(CT, "1.2.3", EXPLICIT)
     assert not list(store.incoming_dir.iterdir())

@@ -11,17 +11,12 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
 from tests.support.peers import find_program, free_port, wait_until
-from triage.config.schema import Broker, Configuration, Listen, Models
+from triage.config.schema import Broker, Configuration, Listen, Models, Web
 from triage.ledger import open_ledger
+from triage.probes import echo, probe_broker, probe_ledger, probe_listener, probe_models, url_of
+from triage.store import IMPLEMENTATION_CLASS_UID
 from triage.transport import connect
-from triage.web.readiness import (
-    Readiness,
-    default_probes,
-    probe_broker,
-    probe_ledger,
-    probe_listener,
-    probe_models,
-)
+from triage.web.readiness import Readiness, default_probes
 
 
 def test_every_part_is_named_and_one_that_fails_makes_it_unready() -> None:
@@ -76,10 +71,24 @@ def _echo_scp(**options: object) -> Iterator[int]:
 
 
 def test_a_listener_that_echoes_is_ready() -> None:
-    with _echo_scp() as port:
+    with _echo_scp(implementation_class_uid=IMPLEMENTATION_CLASS_UID) as port:
         ok, detail = probe_listener(Listen(port=port))
     assert ok, detail
     assert "0x0000" in detail
+
+
+def test_another_program_that_echoes_is_not_the_node() -> None:
+    with _echo_scp() as port:
+        assert probe_listener(Listen(port=port)) == (False, f"another program answers on port {port}")
+        assert echo("127.0.0.1", port, "TRIAGE", calling_ae_title="ANY", timeout_s=5)[0] == 0x0000
+
+
+@pytest.mark.parametrize(("host", "url"), [
+    ("127.0.0.1", "http://127.0.0.1:80"), ("0.0.0.0", "http://127.0.0.1:80"), ("::", "http://[::1]:80"),
+    ("fd00::7", "http://[fd00::7]:80"), ("node.example", "http://node.example:80"),
+])  # fmt: skip
+def test_where_the_worklist_is(host: str, url: str) -> None:
+    assert url_of(Web(host=host, port=80)) == url
 
 
 def test_a_listener_that_refuses_our_title_is_alive() -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import sys
-import traceback
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +11,8 @@ from rich.console import Console
 
 from triage import __version__
 from triage.cli import config, conformance, demo, doctor, outbox, send, serve, studies
-from triage.errors import ConfigurationError, TriageError
+from triage.errors import EXIT_FAILED, TriageError, exit_code, place_of
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
 #: What is wrong with a disk or a place on it, not with the program.
 _OF_FILES = frozenset({
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR,
@@ -70,7 +67,7 @@ def _assemble() -> None:
 
 
 def main() -> None:
-    """Run the command line; exit 0 ok, 1 failed, 2 usage or configuration error."""
+    """Run the command line; exit 0 ok, 1 failed, 2 usage or configuration error, bundles included."""
     debug = "--debug" in sys.argv
     _assemble()
     try:
@@ -79,7 +76,7 @@ def main() -> None:
         if debug:
             raise
         _complain(exc.message, exc.remedy)
-        sys.exit(EXIT_USAGE if isinstance(exc, ConfigurationError) else EXIT_FAILED)
+        sys.exit(exit_code(exc))
     except Exception as exc:  # The process edge; --debug shows all of it.
         if debug:
             raise
@@ -93,9 +90,7 @@ def _unexpected(exc: Exception) -> tuple[str, str]:
         named = f": {exc.filename}" if exc.filename else ""
         return f"{exc.strerror}{named}", "make room or allow access there, or name another place"
     # Its message may quote a data set; type and place never do.
-    place = traceback.extract_tb(exc.__traceback__)[-1]
-    where = f"{Path(place.filename).name}:{place.lineno}"
-    return f"unexpected {type(exc).__name__} at {where}", "run it again with --debug, and report what it shows"
+    return f"unexpected {type(exc).__name__} at {place_of(exc)}", "run it again with --debug, and report what it shows"
 
 
 def _complain(message: str, remedy: str) -> None:

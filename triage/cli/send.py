@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from triage.config.schema import checked_ae_title
 from triage.scu import CALLING_AE_TITLE, Sent, send_files
 
 
@@ -29,9 +30,10 @@ def send(
 ) -> None:
     """Send DICOM files by C-STORE, each in its own transfer syntax. Exits 1 if the receiver did not store some."""
     host, port = parse_address(to)
-    for title in (ae, calling_ae):
-        if not 1 <= len(title.strip()) <= 16 or not title.isascii():
-            raise typer.BadParameter("an AE title has 1 to 16 ASCII characters")
+    try:
+        ae, calling_ae = checked_ae_title(ae), checked_ae_title(calling_ae)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=as_json) as progress:
         task = progress.add_task("sending", total=None)

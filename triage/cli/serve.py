@@ -13,6 +13,7 @@ from triage.cli.context import ConfigOption, loaded_of
 from triage.config import Configuration
 from triage.errors import ConfigurationError
 from triage.logs import configure_logging
+from triage.probes import url_of
 from triage.serve import ROLES, Supervisor
 from triage.serve.ready import Watch
 from triage.web.auth import TOKEN_FILE, ensure_token
@@ -79,13 +80,13 @@ def _say_what_runs(config: Configuration, roles: tuple[str, ...]) -> None:
             say(f"model     {modality}: none, such studies are listed but not scored")
     if "dispatcher" in roles:
         for destination in config.destination:
-            proof = "storage commitment" if destination.storage_commitment else "C-FIND"
+            proof = "storage commitment or C-FIND" if destination.storage_commitment else "C-FIND"
             say(f"results   to {destination.name}: {destination.ae_title} at {destination.host}:{destination.port}, "
-                f"proof by {proof}")  # fmt: skip
+                f"proof by {proof} if it offers that")  # fmt: skip
         if not config.destination:
             say("results   stay here: no [[destination]] is configured")
     if "web" in roles:
-        say(f"worklist  http://{config.web.host}:{config.web.port}/")
+        say(f"worklist  {url_of(config.web)}/")
         _say_how_to_log_in(config)
 
 

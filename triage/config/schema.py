@@ -10,20 +10,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 DEFAULT_QUIET_S: dict[str, float] = {"CR": 5.0, "DX": 5.0, "CT": 20.0}
 
 
-def _ae_title(value: str) -> str:
+def checked_ae_title(value: str) -> str:
+    """Return an AE title without padding; raises ``ValueError`` if it is none."""
     if not 1 <= len(value.strip()) <= 16 or "\\" in value or not value.isascii() or not value.isprintable():
         raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash (PS3.5 6.2)")
     return value.strip()
 
 
-AETitle = Annotated[str, AfterValidator(_ae_title)]
+AETitle = Annotated[str, AfterValidator(checked_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, unknown keys refused."""
+    """A part of the configuration: frozen, unknown keys refused, every number finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Peer(Section):

@@ -1,7 +1,7 @@
 """Reports go to their destinations and are proved to have arrived."""
 
 from triage.deliver.commitment import CommitmentReports
-from triage.deliver.deliverer import Deliverer, DestinationStatus
+from triage.deliver.deliverer import Deliverer
 from triage.deliver.negotiation import Negotiator
 from triage.deliver.policy import DeliveryPolicy
 from triage.deliver.prover import PROOF_FIND, PROOF_NONE
@@ -12,6 +12,5 @@ __all__ = [
     "CommitmentReports",
     "Deliverer",
     "DeliveryPolicy",
-    "DestinationStatus",
     "Negotiator",
 ]

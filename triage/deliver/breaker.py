@@ -32,7 +32,6 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._failures = 0
         self._open_until = 0.0
-        self.last_error = ""
 
     @property
     def state(self) -> BreakerState:
@@ -47,19 +46,19 @@ class CircuitBreaker:
         with self._lock:
             return self._clock() >= self._open_until
 
-    def succeeded(self) -> None:
-        """The destination answered."""
+    def succeeded(self) -> bool:
+        """The destination answered; tell whether it had failed before."""
         with self._lock:
+            recovered = self._failures > 0
             self._failures = 0
             self._open_until = 0.0
-            self.last_error = ""
+        return recovered
 
-    def failed(self, error: str) -> None:
+    def failed(self) -> None:
         """The destination could not be spoken with, or has no resources."""
         policy = self._policy
         with self._lock:
             self._failures += 1
-            self.last_error = error
             beyond = self._failures - policy.breaker_failures + 1
             wait_s = (
                 jittered_s(beyond, policy.breaker_initial_s, policy.breaker_max_s)

@@ -19,11 +19,10 @@ from triage.deliver.means import give_up_or_retry
 from triage.deliver.policy import DEFAULT_POLICY, DeliveryPolicy, Outcome
 from triage.errors import DeliveryError, TriageError
 from triage.ledger import Ledger, OutboxItem
+from triage.statuses import PROCESSING_FAILURE, SUCCESS
 
 log = structlog.get_logger(__name__)
 
-SUCCESS = 0x0000
-PROCESSING_FAILURE = 0x0110
 INVALID_ARGUMENT = 0x0115
 _REQUEST_STORAGE_COMMITMENT = 1
 
@@ -98,7 +97,7 @@ class CommitmentReports:
             transaction_uid = str(report.get("TransactionUID", ""))
             committed = {str(ref.ReferencedSOPInstanceUID) for ref in report.get("ReferencedSOPSequence", [])}
             failed = {
-                str(ref.ReferencedSOPInstanceUID): int(ref.get("FailureReason", 0x0110) or 0x0110)
+                str(ref.ReferencedSOPInstanceUID): int(ref.get("FailureReason") or PROCESSING_FAILURE)
                 for ref in report.get("FailedSOPSequence", [])
             }
         except (AttributeError, TypeError, ValueError, KeyError, NotImplementedError):

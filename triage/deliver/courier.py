@@ -18,7 +18,7 @@ from triage.deliver.negotiation import accepted_class
 from triage.deliver.policy import Outcome, outcome_of
 from triage.deliver.prover import Prover
 from triage.deliver.sender import store
-from triage.errors import DeliveryError, NotFoundError, TriageError
+from triage.errors import DeliveryError, NotFoundError, TriageError, UnparsableObjectError
 from triage.ledger import OutboxItem
 
 log = structlog.get_logger(__name__)
@@ -67,7 +67,7 @@ class Courier:
         if busy:
             self._failed(busy)
             return False
-        self.breaker.succeeded()
+        self._worked()
         return True
 
     def _prove_late(self, unproven: Sequence[OutboxItem]) -> None:
@@ -77,7 +77,7 @@ class Courier:
         except DeliveryError as exc:
             self._failed(exc.message)
             return
-        self.breaker.succeeded()
+        self._worked()
 
     def _associate(self) -> AbstractContextManager[Association]:
         return associate(
@@ -91,8 +91,12 @@ class Courier:
     def _on_report(self, event: Event) -> tuple[int, None]:
         return self._reports(event), None
 
+    def _worked(self) -> None:
+        if self.breaker.succeeded():
+            log.info("destination_recovered", destination=self.destination.name)
+
     def _failed(self, error: str) -> None:
-        self.breaker.failed(error)
+        self.breaker.failed()
         name, state = self.destination.name, self.breaker.state.value
         log.warning("destination_failed", destination=name, error=error, breaker=state)
 
@@ -110,6 +114,9 @@ class Courier:
             except DeliveryError as exc:
                 self._put_off(item, Outcome.FAILED, exc.message)
                 raise
+            except UnparsableObjectError as exc:
+                self._put_off(item, Outcome.FAILED, exc.message)
+                continue
             outcome = outcome_of(status)
             if outcome is Outcome.STORED:
                 sent = replace(parcel.item, last_status=f"{status:04X}", attempts=item.attempts + 1)
@@ -130,7 +137,7 @@ class Courier:
                     self._give_up(item)
                     return None
                 item = self._rebuilt(assoc, item)
-            return Parcel(item, self._means.store.read(item.digest))
+            return Parcel(item, self._means.store.read_own(item.digest))
         except NotFoundError as exc:
             log.error("object_missing", item=item.id, study=item.study_id, destination=item.destination)
             self._ledger.outbox_dead(item.id, exc.message)
@@ -138,6 +145,9 @@ class Courier:
             self._put_off(item, Outcome.REFUSED, exc.message)
         except TriageError as exc:
             self._put_off(item, Outcome.FAILED, exc.message)
+        except Exception as exc:  # Whatever one object does, the others behind it are sent; its attempts are counted.
+            log.error("object_unusable", item=item.id, destination=item.destination, exc_info=exc)
+            self._put_off(item, Outcome.FAILED, f"cannot be made ready: {type(exc).__name__}")
         return None
 
     def _give_up(self, item: OutboxItem) -> None:

@@ -2,9 +2,7 @@
 
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 
@@ -18,15 +16,6 @@ from triage.store import ObjectStore
 log = structlog.get_logger(__name__)
 
 _STOP_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DestinationStatus:
-    """How a destination does: its breaker's state, and the last error since it worked."""
-
-    name: str
-    breaker: str
-    last_error: str
 
 
 class Deliverer:
@@ -97,17 +86,6 @@ class Deliverer:
             if rounds.thread.ident is not None:
                 rounds.thread.join(max(0.0, deadline - time.monotonic()))
 
-    def status(self) -> list[DestinationStatus]:
-        """Return how each destination does."""
-        return [
-            DestinationStatus(
-                name=rounds.courier.destination.name,
-                breaker=rounds.courier.breaker.state.value,
-                last_error=rounds.courier.breaker.last_error,
-            )
-            for rounds in self._rounds
-        ]
-
 
 class _Rounds:
     """A courier's thread."""
@@ -126,13 +104,6 @@ class _Rounds:
             try:
                 while not self._stopping.is_set() and self.courier.round():
                     pass
-            except Exception as exc:  # noqa: BLE001 - the thread's edge: nothing may end delivery for good
-                # Its message may quote a data set; the type and the place never do.
-                name, kind = self.courier.destination.name, type(exc).__name__
-                log.error("delivery_round_failed", destination=name, error=kind, where=_place(exc))
+            except Exception as exc:  # The thread's edge: nothing may end delivery for good.
+                log.error("delivery_round_failed", destination=self.courier.destination.name, exc_info=exc)
                 self._stopping.wait(1.0)
-
-
-def _place(exc: BaseException) -> str:
-    frame = traceback.extract_tb(exc.__traceback__)[-1]
-    return f"{frame.filename}:{frame.lineno}"

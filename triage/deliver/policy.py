@@ -5,6 +5,9 @@ from enum import Enum
 
 from tenacity import RetryCallState, Retrying, wait_random_exponential
 
+from triage.association import Timeouts
+from triage.statuses import says_stored
+
 
 class Outcome(Enum):
     """What became of a C-STORE."""
@@ -30,9 +33,10 @@ class DeliveryPolicy:
     report_after_s : float
         A report that has not come by then is asked for again, or replaced by a C-FIND.
     commitment_requests : int
-        Requests without any report after which a destination that cannot be queried is believed.
+        How often proof of an item is asked for, without any answer, before the destination is believed.
     reluctance_s : float
-        How long a service is not asked for after the destination broke the association for it as often as that.
+        How long a service is not asked for after the destination broke the association for it as often as that;
+        what is sent meanwhile stays unproved until then.
     retry_initial_s, retry_max_s : float
         Window of the first and of the longest wait before an item is sent again.
     breaker_failures : int
@@ -61,6 +65,13 @@ class DeliveryPolicy:
     attempts_failed: int = 10
     attempts_busy: int = 200
 
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long a destination is waited for."""
+        return Timeouts(
+            connect_s=self.connect_timeout_s, acse_s=self.acse_timeout_s, response_s=self.response_timeout_s
+        )
+
     def attempts(self, outcome: Outcome) -> int:
         """Return the number of sendings after which an item with this outcome is given up."""
         limits = {Outcome.REFUSED: self.attempts_refused, Outcome.BUSY: self.attempts_busy}
@@ -87,10 +98,9 @@ def outcome_of(status: int) -> Outcome:
 
     References
     ----------
-    PS3.4 table B.2-1, PS3.7 annex C. 0111 (duplicate SOP Instance) is what some archives answer to a resend: they
-    hold the object, and ours never changes under its UID.
+    PS3.4 table B.2-1, PS3.7 annex C.
     """
-    if status in {0x0000, 0x0001, 0x0107, 0x0111, 0x0116} or 0xB000 <= status <= 0xBFFF:
+    if says_stored(status):
         return Outcome.STORED
     if 0xA700 <= status <= 0xA7FF:
         return Outcome.BUSY

@@ -3,10 +3,9 @@
 from pydicom.dataset import Dataset
 from pynetdicom.association import Association
 
-from triage.deliver.link import STUDY_ROOT_FIND, accepts
-from triage.errors import DeliveryError
-
-_PENDING = {0xFF00, 0xFF01}
+from triage.association import STUDY_ROOT_FIND, matches
+from triage.deliver.link import accepts
+from triage.errors import QueryError
 
 
 def can_find(assoc: Association) -> bool:
@@ -32,7 +31,7 @@ def holds(assoc: Association, ds: Dataset) -> bool | None:
     Raises
     ------
     DeliveryError
-        If the association ended, or no answer came.
+        If the association ended, no answer came, or there was no end of answers.
 
     References
     ----------
@@ -43,15 +42,8 @@ def holds(assoc: Association, ds: Dataset) -> bool | None:
     query.StudyInstanceUID = ds.StudyInstanceUID
     query.SeriesInstanceUID = ds.SeriesInstanceUID
     query.SOPInstanceUID = ds.SOPInstanceUID
-    found = False
     try:
-        for status, match in assoc.send_c_find(query, STUDY_ROOT_FIND):
-            if "Status" not in status:
-                raise DeliveryError("no answer to C-FIND: the association was aborted or timed out")
-            if status.Status in _PENDING:
-                found = found or (match is not None and match.get("SOPInstanceUID") == ds.SOPInstanceUID)
-            elif status.Status != 0x0000:
-                return None
-    except (RuntimeError, ValueError) as exc:
-        raise DeliveryError("the association could not carry the query") from exc
-    return found
+        found = {match.get("SOPInstanceUID") for match in matches(assoc, query)}
+    except QueryError:
+        return None
+    return ds.SOPInstanceUID in found

@@ -3,7 +3,7 @@
 from pydicom.dataset import Dataset
 from pynetdicom.association import Association
 
-from triage.errors import DeliveryError
+from triage.errors import DeliveryError, UnparsableObjectError
 
 
 def store(assoc: Association, ds: Dataset) -> int:
@@ -25,11 +25,15 @@ def store(assoc: Association, ds: Dataset) -> int:
     ------
     DeliveryError
         If the association ended, or no answer came.
+    UnparsableObjectError
+        If the object cannot be sent; the association is as good as before.
     """
     try:
         status = assoc.send_c_store(ds)
-    except (RuntimeError, ValueError) as exc:
+    except RuntimeError as exc:
         raise DeliveryError("the association could not carry the object") from exc
+    except (ValueError, AttributeError, TypeError) as exc:
+        raise UnparsableObjectError("the object cannot be encoded as the destination wants it") from exc
     if "Status" not in status:
         raise DeliveryError("no answer to C-STORE: the association was aborted or timed out")
     return int(status.Status)

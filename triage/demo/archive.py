@@ -3,10 +3,11 @@
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from pydicom import Dataset
-from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
+from pynetdicom import AE, AllStoragePresentationContexts, build_context, build_role, evt
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.sop_class import (  # type: ignore[attr-defined] # made at run time
     StorageCommitmentPushModel,
@@ -14,6 +15,8 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined] # made at run t
     Verification,
 )
 
+from triage.association import Timeouts, associate
+from triage.errors import AssociationError
 from triage.process import die_with_parent
 from triage.uids import checked_uid
 
@@ -62,14 +65,21 @@ class Archive:
         report.ReferencedSOPSequence = held
         if failed:
             report.FailedSOPSequence = failed
-        ae = AE(ae_title=AE_TITLE)
-        ae.add_requested_context(StorageCommitmentPushModel)
-        role = build_role(StorageCommitmentPushModel, scp_role=True)
-        assoc = ae.associate("127.0.0.1", self._node_port, ae_title=node_ae_title, ext_neg=[role])
-        if assoc.is_established:
-            kind = _FAILURES_EXIST if failed else _COMMITTED
+        kind = _FAILURES_EXIST if failed else _COMMITTED
+        # A node that is gone asks again when it is back.
+        with (
+            suppress(AssociationError),
+            associate(
+                "127.0.0.1",
+                self._node_port,
+                node_ae_title,
+                calling_ae_title=AE_TITLE,
+                contexts=[build_context(StorageCommitmentPushModel)],
+                timeouts=Timeouts(),
+                ext_neg=[build_role(StorageCommitmentPushModel, scp_role=True)],
+            ) as assoc,
+        ):
             assoc.send_n_event_report(report, kind, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
-            assoc.release()
 
     def _path(self, sop_instance_uid: object) -> Path:
         return self._folder / f"{checked_uid(sop_instance_uid)}.dcm"

@@ -1,7 +1,6 @@
 """The checks: each looks at the real thing (opens, writes, decodes, asks) and says what to do if it is not well."""
 
 import os
-import shutil
 import socket
 import tempfile
 import time
@@ -12,18 +11,17 @@ from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 
 import redis
-from pynetdicom import AE
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # made at run time
 from sqlalchemy.exc import SQLAlchemyError
 
 from triage.bundles import MODALITIES, find_bundle
 from triage.config import Configuration, Destination
-from triage.errors import BundleError, TriageError
+from triage.errors import BundleError, DeliveryError, TriageError
 from triage.ledger import open_ledger
+from triage.probes import echo, probe_listener, reachable
+from triage.statuses import SUCCESS
+from triage.store import GIB, free_bytes
 from triage.transport import connect
-from triage.web.readiness import probe_listener
 
-_GIB = 1024**3
 _ECHO_TIMEOUT_S = 5
 # A node whose clock is this far from the broker's or the disk's would order its worklist wrongly.
 _CLOCK_TOLERANCE_S = 5.0
@@ -102,7 +100,7 @@ def _data_folder(config: Configuration) -> Iterator[Check]:
         return
     yield Check("data folder", Verdict.OK, f"{folder}, a write is durable after {sync_ms:.0f} ms")
     yield from _clock(drift_s)
-    free_gib = shutil.disk_usage(folder).free / _GIB
+    free_gib = free_bytes(folder) / GIB
     if free_gib < config.listen.min_free_gib:
         yield Check("disk", Verdict.FAIL, f"{free_gib:.1f} GiB free, below listen.min_free_gib = "
                     f"{config.listen.min_free_gib:g}: C-STORE would answer A700", "free space")  # fmt: skip
@@ -128,10 +126,10 @@ def _clock(drift_s: float) -> Iterator[Check]:
 def _ports(config: Configuration) -> Iterator[Check]:
     answers, detail = probe_listener(config.listen)
     if answers:
-        yield Check("DICOM port", Verdict.OK, f"the node is running: {detail}")
+        yield Check("DICOM port", Verdict.OK, f"in use: {detail}")
     else:
         yield _can_bind("DICOM port", config.listen.host, config.listen.port, "listen.port")
-    if not _answers(config.web.host, config.web.port):
+    if not _answers(reachable(config.web.host), config.web.port):
         yield _can_bind("web port", config.web.host, config.web.port, "web.port")
     elif answers:
         yield Check("web port", Verdict.OK, f"{config.web.host}:{config.web.port} answers")
@@ -212,22 +210,16 @@ def _destinations(config: Configuration) -> Iterator[Check]:
 
 
 def _echo(our_ae_title: str, destination: Destination) -> Check:
-    part = f"C-ECHO {destination.name}"
-    ae = AE(ae_title=our_ae_title)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = _ECHO_TIMEOUT_S
-    ae.add_requested_context(Verification)
-    assoc = ae.associate(destination.host, destination.port, ae_title=destination.ae_title)
-    if assoc.is_established:
-        status = assoc.send_c_echo()
-        assoc.release()
-        if getattr(status, "Status", None) == 0x0000:
-            return Check(part, Verdict.OK, f"{destination.ae_title} answers")
-        return Check(part, Verdict.FAIL, f"{destination.ae_title} refused the C-ECHO", "ask the PACS administrator")
-    if assoc.is_rejected:
-        return Check(part, Verdict.FAIL, f"{destination.ae_title} rejects {our_ae_title}",
-                     f"register AE title {our_ae_title} with this host's address at the PACS")  # fmt: skip
-    return Check(part, Verdict.FAIL, f"nothing answers at {destination.host}:{destination.port}",
-                 "is the PACS running? check host and port")  # fmt: skip
+    part, title = f"C-ECHO {destination.name}", destination.ae_title
+    try:
+        status, _ = echo(
+            destination.host, destination.port, title, calling_ae_title=our_ae_title, timeout_s=_ECHO_TIMEOUT_S
+        )
+    except DeliveryError as exc:
+        return Check(part, Verdict.FAIL, exc.message, exc.remedy or "ask the PACS administrator")
+    if status != SUCCESS:
+        return Check(part, Verdict.FAIL, f"{title} refused the C-ECHO ({status:04X})", "ask the PACS administrator")
+    return Check(part, Verdict.OK, f"{title} answers")
 
 
 _OWN: dict[str, Callable[[Configuration], Iterator[Check]]] = {

@@ -205,7 +205,7 @@ class Room:
             self._move(connection, study, State.FAILED, actor=job.stage, reason=f"{job.stage}: {error}")
 
     def _deliver_if_proved(self, connection: Connection, study_id: int) -> None:
-        """A reported study is delivered when every destination that still should has proved that it holds it."""
+        """A reported study is delivered when every destination that should has proved it holds it, or is believed."""
         study = self._lock_study(connection, study_id)
         states = set(connection.scalars(select(schema.outbox.c.state).where(schema.outbox.c.study_id == study_id)))
         proved = OutboxState.COMMITTED in states and states <= {OutboxState.COMMITTED, OutboxState.DISCARDED}

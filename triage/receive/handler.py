@@ -20,12 +20,12 @@ from triage.ledger.records import Instance, ReceivedInstance, Recorded
 from triage.receive.contexts import modality_of, not_scored_reason
 from triage.receive.header import Header, read_header
 from triage.receive.same import same_content
+from triage.statuses import SUCCESS
 from triage.store import Incoming, ObjectStore
 from triage.uids import checked_uid
 
 log = structlog.get_logger(__name__)
 
-SUCCESS = 0x0000
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 OUT_OF_RESOURCES = 0xA700
 DOES_NOT_MATCH = 0xA900
@@ -112,12 +112,9 @@ class Reception:
 
     def _open(self, store: ObjectStore) -> None:
         try:
-            checked_uid(self.sop_instance_uid)
+            checked_uid(self.sop_instance_uid, "the command's SOP Instance UID")
             self.incoming = store.receive(self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax_uid)
-        except InvalidUIDError:
-            # The value itself stays out of the message: it goes into logs and to the sender.
-            self.refusal = InvalidUIDError("the command's SOP Instance UID breaks the rules of UIDs")
-        except (StorageFullError, OSError) as error:
+        except (InvalidUIDError, StorageFullError, OSError) as error:
             self.refusal = error
 
     def write(self, chunk: bytes) -> None:
@@ -190,24 +187,28 @@ class StoreHandler:
         incoming = reception.incoming
         if incoming is None or not incoming.size:
             raise UnparsableObjectError("the data set is empty")
-        header = read_header(incoming.path, incoming.data_set_offset, reception.transfer_syntax_uid)
+        header = read_header(
+            incoming.path, incoming.data_set_offset, reception.transfer_syntax_uid, self.store.check_free
+        )
         header.check_command(reception.sop_class_uid, reception.sop_instance_uid)
         digest = incoming.keep()
         obj = _received(sender, header, reception.transfer_syntax_uid, digest, incoming.size)
         try:
             self._ledger.record_instance(obj)
         except ConflictingObjectError:
-            self._resolve_conflict(sender, obj)
+            self._resolve_conflict(sender, obj, incoming)
 
-    def _resolve_conflict(self, sender: Sender, obj: ReceivedInstance) -> None:
+    def _resolve_conflict(self, sender: Sender, obj: ReceivedInstance, incoming: Incoming) -> None:
         """Another object has this UID: the same one in another uncompressed encoding is a duplicate, else refuse.
 
-        The bytes put under `obj.digest` belong to nobody: had the ledger known them, it would be a duplicate.
+        The bytes put under `obj.digest` belong to nobody: had the ledger known them, it would be a duplicate. Another
+        association that brought the same may have removed them already: what is compared is our own open file.
         """
-        known = self._ledger.find_instance(obj.sop_instance_uid)
-        new_path = self.store.path(obj.digest)
-        same = known is not None and same_content(self.store.path(known.digest), new_path)
-        self.store.remove(obj.digest)
+        try:
+            known = self._ledger.find_instance(obj.sop_instance_uid)
+            same = known is not None and self._same(known, incoming)
+        finally:
+            self.store.remove(obj.digest)
         if same:
             return
         log.warning(
@@ -218,6 +219,10 @@ class StoreHandler:
             peer=sender.ae_title,
         )
         raise ConflictingObjectError
+
+    def _same(self, known: Instance, incoming: Incoming) -> bool:
+        with self.store.path(known.digest).open("rb") as old, incoming.reopened() as new:
+            return same_content(old, new)
 
     def _refuse(self, sender: Sender, error: Exception) -> Reply:
         status = next(status for kind, status in STATUS_OF if isinstance(error, kind))

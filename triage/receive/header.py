@@ -4,17 +4,17 @@ import mmap
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pydicom.charset import decode_bytes, python_encoding
 from pydicom.uid import UID
-from pydicom.valuerep import TEXT_VR_DELIMS
 
 from triage.errors import InvalidUIDError, MismatchedObjectError, UnparsableObjectError
 from triage.receive.walk import Walker
+from triage.store import WATERMARK_STEP
+from triage.text import decode, terms_of
 from triage.uids import checked_uid
 
 SPECIFIC_CHARACTER_SET = 0x00080005
@@ -44,11 +44,11 @@ WANTED = frozenset(
     }
 )
 INFLATE_STEP = 1 << 20
-# A deflated data set that grows beyond this is an attack, not an image.
-MAX_INFLATED = 4 << 30
+# A deflated data set that grows beyond this (1,024 slices of a head) is an attack, not an image: whoever reads it later
+# needs as much memory.
+MAX_INFLATED = 512 << 20
 # Three component groups of 64 characters and their delimiters (PS3.5 section 6.2, PN); nothing is longer.
 MAX_TEXT = 200
-ESCAPE = b"\x1b"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,9 @@ class Header:
             raise MismatchedObjectError("the data set's SOP Instance UID differs from the command's")
 
 
-def read_header(path: Path, offset: int, transfer_syntax_uid: str) -> Header:
+def read_header(
+    path: Path, offset: int, transfer_syntax_uid: str, check_free: Callable[[], None] = lambda: None
+) -> Header:
     """Read the identifiers of the data set in a file, and check that it can be walked to its end.
 
     Parameters
@@ -91,6 +93,8 @@ def read_header(path: Path, offset: int, transfer_syntax_uid: str) -> Header:
         Where the data set begins, bytes.
     transfer_syntax_uid : str
         How it is encoded.
+    check_free : callable
+        Called now and then while a deflated data set takes room on the disk; raises if there is too little.
 
     Raises
     ------
@@ -102,11 +106,11 @@ def read_header(path: Path, offset: int, transfer_syntax_uid: str) -> Header:
         If it doesn't say its SOP class or instance: then neither is what the command said.
     """
     with path.open("rb") as file:
-        values = _find(file, offset, UID(transfer_syntax_uid), path.parent)
-    encodings = _encodings(values.get(SPECIFIC_CHARACTER_SET, b""))
+        values = _find(file, offset, UID(transfer_syntax_uid), path.parent, check_free)
+    character_sets = terms_of(values.get(SPECIFIC_CHARACTER_SET))
 
     def text(tag: int) -> str:
-        return _text(values.get(tag, b""), encodings)
+        return decode(values.get(tag, b""), character_sets)[:MAX_TEXT].rstrip()
 
     return Header(
         sop_class_uid=_own_uid(values, SOP_CLASS_UID, "SOP Class UID"),
@@ -122,13 +126,13 @@ def read_header(path: Path, offset: int, transfer_syntax_uid: str) -> Header:
     )
 
 
-def _find(file: IO[bytes], offset: int, syntax: UID, scratch: Path) -> dict[int, bytes]:
+def _find(file: IO[bytes], offset: int, syntax: UID, scratch: Path, check_free: Callable[[], None]) -> dict[int, bytes]:
     """Return the wanted values; a deflated data set is inflated into a nameless file in `scratch` first."""
     if not syntax.is_deflated:
         return _find_mapped(file, offset, syntax)
     with tempfile.TemporaryFile(dir=scratch) as inflated:
         file.seek(offset)
-        _inflate(file, inflated)
+        _inflate(file, inflated, check_free)
         return _find_mapped(inflated, 0, syntax)
 
 
@@ -142,10 +146,10 @@ def _find_mapped(file: IO[bytes], offset: int, syntax: UID) -> dict[int, bytes]:
         return walker.find(WANTED)
 
 
-def _inflate(source: IO[bytes], target: IO[bytes]) -> None:
+def _inflate(source: IO[bytes], target: IO[bytes], check_free: Callable[[], None]) -> None:
     """Inflate a raw deflate stream (PS3.5 annex A.5), a step at a time."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    size = 0
+    size, next_look = 0, WATERMARK_STEP
     try:
         while not inflater.eof:
             chunk = inflater.unconsumed_tail or source.read(INFLATE_STEP)
@@ -154,6 +158,9 @@ def _inflate(source: IO[bytes], target: IO[bytes]) -> None:
             size += target.write(inflater.decompress(chunk, INFLATE_STEP))
             if size > MAX_INFLATED:
                 raise UnparsableObjectError("the deflated data set is too large")
+            if size >= next_look:
+                check_free()
+                next_look = size + WATERMARK_STEP
     except zlib.error as error:
         raise UnparsableObjectError("the deflated data set is damaged") from error
     if not inflater.eof:
@@ -176,41 +183,4 @@ def _uid(values: dict[int, bytes], tag: int, name: str) -> str:
     raw = _raw_uid(values, tag)
     if not raw:
         raise InvalidUIDError(f"the data set has no {name}")
-    try:
-        return checked_uid(raw)
-    except InvalidUIDError as error:
-        # The value itself stays out of the message: it goes into logs and to the sender.
-        raise InvalidUIDError(f"the data set's {name} breaks the rules of UIDs") from error
-
-
-def _encodings(raw: bytes) -> list[str]:
-    """Return Python's names of the declared character sets; unknown ones are passed over (PS3.3 C.12.1.1.2)."""
-    terms = (term.strip() for term in raw.decode("ascii", errors="replace").rstrip("\0 ").split("\\"))
-    names = [python_encoding[term] for term in terms if term in python_encoding]
-    return [name for name in names if name != "iso8859"] if len(names) == 1 else names
-
-
-def _text(raw: bytes, encodings: list[str]) -> str:
-    """Decode a text as well as can be: a name that cannot be read right is no reason to refuse an image."""
-    raw = raw.strip(b"\0 ")
-    if ESCAPE in raw and encodings:
-        # Code extensions switch between character sets within a value.
-        try:
-            return _printable(decode_bytes(raw, encodings, TEXT_VR_DELIMS | {ord("^"), ord("=")}))
-        except (LookupError, ValueError):
-            pass
-    return _printable(_plain_text(raw, [*encodings[:1], "utf-8", "latin-1"]))
-
-
-def _plain_text(raw: bytes, encodings: Iterable[str]) -> str:
-    for encoding in encodings:
-        try:
-            return raw.decode(encoding)
-        except (LookupError, UnicodeDecodeError):
-            continue
-    return raw.decode("ascii", errors="replace")
-
-
-def _printable(text: str) -> str:
-    """Without control characters: a NUL is refused by PostgreSQL, a line break forges a log line."""
-    return "".join(c for c in text if c.isprintable())[:MAX_TEXT].strip()
+    return checked_uid(raw, f"the data set's {name}")

@@ -23,6 +23,7 @@ from triage.receive.contexts import supported_contexts
 from triage.receive.handler import InstanceLedger, StoreHandler
 from triage.receive.limits import Connections
 from triage.receive.transport import MAX_PDU
+from triage.statuses import PROCESSING_FAILURE
 from triage.store import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, ObjectStore
 
 log = structlog.get_logger(__name__)
@@ -31,7 +32,6 @@ log = structlog.get_logger(__name__)
 ASSOCIATE_TIMEOUT_S = 10.0
 # At a stop, associations may finish what they are at for so long, seconds.
 GRACE_S = 3.0
-PROCESSING_FAILURE = 0x0110
 # pynetdicom counts silent connections as associations; `Connections` does the counting.
 NO_LIMIT = 1 << 30
 

@@ -100,7 +100,7 @@ def build_report(
         )
     except UNUSABLE as exc:
         raise ReportError("no Structured Report can be built from these source instances") from exc
-    return finished(report, sources[0], result)
+    return finished(report, sources[0])
 
 
 def encode(report: Dataset) -> bytes:
@@ -164,7 +164,7 @@ def without_identity(source: Dataset) -> Dataset:
     return copy
 
 
-def finished(report: Dataset, source: Dataset, result: ReportInput) -> Dataset:
+def finished(report: Dataset, source: Dataset) -> Dataset:
     """Return an object of ours as a plain data set, with the images' identifiers, and without placeholders."""
     ds = Dataset()
     ds.update(report)

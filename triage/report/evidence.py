@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from triage.errors import InvalidUIDError, ReportError
-from triage.report.text import text_of
+from triage.text import text_of
 from triage.uids import checked_uid
 
 # Who and which order: never altered. Name and ID stay as the images have them even where they break a length

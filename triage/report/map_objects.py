@@ -37,8 +37,8 @@ from triage.report.build import (
 from triage.report.drawing import TO_SD, WARNING, draw
 from triage.report.evidence import as_evidence, lossy_compression
 from triage.report.result import ReportInput
-from triage.report.text import text_of
 from triage.sop_classes import PARAMETRIC_MAP, SECONDARY_CAPTURE
+from triage.text import text_of
 from triage.uids import derived_uid
 
 CAPTURE_SERIES_NUMBER = {"CXR": 9811, "BCT": 9812}
@@ -100,9 +100,7 @@ def build_capture(
             study_date=source.StudyDate,
             study_time=source.StudyTime,
             referring_physician_name=source.ReferringPhysicianName,
-            contributing_equipment=[contributing_equipment(result)],
-            **_series_and_instance(sources, result, relevance, SECONDARY_CAPTURE),
-            **shared_attributes(result),
+            **_own_attributes(sources, result, relevance, SECONDARY_CAPTURE),
         )
     except UNUSABLE as exc:
         raise ReportError("no Secondary Capture can be built from these source instances") from exc
@@ -119,7 +117,7 @@ def build_capture(
     for keyword in ("PatientAge", "StudyDescription", "IssuerOfPatientID"):
         if keyword in sources[0]:
             capture.add(sources[0][keyword])
-    return finished(capture, sources[0], result)
+    return finished(capture, sources[0])
 
 
 def build_parametric_map(
@@ -171,9 +169,7 @@ def build_parametric_map(
             plane_positions=[PlanePositionSequence("PATIENT", position) for position in planes.positions],
             image_flavor=ImageFlavorValues.VOLUME,
             derived_pixel_contrast=DerivedPixelContrastValues.QUANTITY,
-            contributing_equipment=[contributing_equipment(result)],
-            **_series_and_instance(sources, result, relevance, PARAMETRIC_MAP),
-            **shared_attributes(result),
+            **_own_attributes(sources, result, relevance, PARAMETRIC_MAP),
         )
     except UNUSABLE as exc:
         raise ReportError("no Parametric Map can be built from these source instances") from exc
@@ -183,15 +179,18 @@ def build_parametric_map(
     for item in [*parametric.DimensionOrganizationSequence, *parametric.DimensionIndexSequence]:
         item.DimensionOrganizationUID = organization
     parametric.update(lossy_compression(evidence))
-    return finished(parametric, sources[0], result)
+    return finished(parametric, sources[0])
 
 
-def _series_and_instance(
+def _own_attributes(
     sources: Sequence[Dataset], result: ReportInput, relevance: Relevance, sop_class_uid: str
 ) -> dict[str, Any]:
+    """Return what an object that shows the map says of itself, as highdicom's arguments."""
     study, algorithm = str(sources[0].StudyInstanceUID), result.algorithm
     content = hashlib.sha256(relevance.method.encode() + relevance.values.tobytes()).hexdigest()
     return {
+        **shared_attributes(result),
+        "contributing_equipment": [contributing_equipment(result)],
         "series_instance_uid": derived_uid(
             study, "series", sop_class_uid, algorithm.name, algorithm.digest, __version__
         ),

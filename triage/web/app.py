@@ -15,13 +15,14 @@ from triage import __version__
 from triage.config.schema import Configuration
 from triage.errors import InvalidUIDError, LedgerError, NotFoundError
 from triage.ledger import Ledger
+from triage.probes import Probe
 from triage.web import health, page, studies, worklist
 from triage.web.auth import LoginThrottle, Sessions, ensure_token
 from triage.web.edge import Edge
 from triage.web.events import ChangeFeed
 from triage.web.metrics import WebMetrics
 from triage.web.readable import make_environment
-from triage.web.readiness import Probe, Readiness
+from triage.web.readiness import Readiness
 from triage.web.services import CrossSiteRequestError, Services, UnauthorizedError
 
 log = structlog.get_logger(__name__)

@@ -3,8 +3,6 @@
 Pure ASGI: Starlette's own middleware base class would hold back a stream such as ``/api/events``.
 """
 
-import traceback
-
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -79,10 +77,9 @@ class Edge:
             return
         try:
             await self._app(scope, receive, send_with_headers)
-        except Exception as exc:  # noqa: BLE001 - the process edge
-            # A database error's message quotes the row, so neither message nor path may reach the log.
-            frame = traceback.extract_tb(exc.__traceback__)[-1]
-            log.error("web.request_failed", error=type(exc).__name__, at=f"{frame.filename}:{frame.lineno}")
+        except Exception as exc:  # The process edge.
+            # The path holds a UID; what the exception says stays out of the log by itself.
+            log.error("web.request_failed", exc_info=exc)
             if not started:
                 answer = JSONResponse({"detail": "Internal error; the node's log says more."}, 500)
                 await answer(scope, receive, send_with_headers)

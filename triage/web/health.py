@@ -11,6 +11,9 @@ from triage.web.services import Identified, ServicesOf
 
 router = APIRouter()
 
+# A whole number of eight bytes: the largest that the ledger can hold.
+MAX_EVENT_ID = 2**63 - 1
+
 
 @router.get("/healthz", summary="The web process lives")
 def healthz() -> Alive:
@@ -37,7 +40,7 @@ def metrics(services: ServicesOf) -> Response:
 async def events(
     services: ServicesOf,
     _identity: Identified,
-    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, le=MAX_EVENT_ID)] = None,
 ) -> StreamingResponse:
     """Stream changes from now on, or from after ``Last-Event-ID``."""
     return StreamingResponse(

@@ -3,7 +3,6 @@
 Labels hold states, stages, priorities, destinations' names and routes: nothing of a patient.
 """
 
-import shutil
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, PlatformCollector, ProcessCollector, generate_latest
@@ -13,6 +12,7 @@ from prometheus_client.registry import Collector
 from triage.config.schema import Configuration
 from triage.ledger import Ledger, OutboxState
 from triage.ledger.statistics import Counts, Statistics
+from triage.store import free_bytes
 
 
 class LedgerCollector(Collector):
@@ -45,7 +45,7 @@ class LedgerCollector(Collector):
         yield GaugeMetricFamily(
             "triage_data_dir_free_bytes",
             "Free bytes on the disk that holds data_dir.",
-            value=shutil.disk_usage(self._config.data_dir).free,
+            value=free_bytes(self._config.data_dir),
         )
 
 
@@ -84,7 +84,9 @@ def _deliveries(counts: Counts, configured: list[str]) -> Iterator[Metric]:
         "triage_outbox", "Results on their way, by destination and state.", labels=["destination", "state"]
     )
     delivered = CounterMetricFamily(
-        "triage_delivered", "Results that a destination has proved to hold.", labels=["destination"]
+        "triage_delivered",
+        "Results that a destination has proved to hold, or took without offering any proof.",
+        labels=["destination"],
     )
     for name in names:
         for state in OutboxState:

@@ -28,7 +28,7 @@ def model_of(study: Study) -> str | None:
     if study.score is None or not study.score.bundle_name:
         return None
     score = study.score
-    return f"{score.bundle_name} {score.bundle_version} ({score.bundle_digest.removeprefix('sha256:')[:12]})"
+    return f"{score.bundle_name} {score.bundle_version} ({score.bundle_digest[:12]})"
 
 
 class WorklistItem(BaseModel):
@@ -43,7 +43,7 @@ class WorklistItem(BaseModel):
     study_description: str
     arrived_at: datetime = Field(description="when the study's first object came, UTC")
     state: str
-    reason: str = Field(description="why it is not scored, or what the last step says; empty otherwise")
+    reason: str = Field(description="why it is unsuitable, failed, superseded or discarded; empty otherwise")
     notes: str = Field(description="which images were scored, and what was done to them")
     priority: Priority | None = Field(
         description="suggested by the model, perhaps for an earlier revision; null: no score. LOW is not 'normal'"

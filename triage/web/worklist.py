@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, HTTPException, Query
-from sqlalchemy.exc import SQLAlchemyError
 
-from triage.errors import LedgerError
 from triage.ledger import State
 from triage.web.schemas import RankedItem, WorklistPage
 from triage.web.services import Identified, Services, ServicesOf
@@ -21,6 +19,8 @@ ListedState = State | Literal["read"]
 
 MAX_LIMIT = 500
 DEFAULT_LIMIT = 100
+# More studies than any list has.
+MAX_OFFSET = 10**9
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Cursor:
         """Read what `encode` wrote; raises ``ValueError`` on anything else."""
         try:
             offset, ledger = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
-        except (binascii.Error, UnicodeDecodeError, TypeError) as exc:
+        except (binascii.Error, UnicodeDecodeError, TypeError, RecursionError) as exc:
             raise ValueError("not a cursor") from exc
-        if not (isinstance(offset, int) and isinstance(ledger, str) and offset >= 0):
+        if not (isinstance(offset, int) and isinstance(ledger, str) and 0 <= offset <= MAX_OFFSET):
             raise ValueError("not a cursor")
         return cls(offset, ledger)
 
@@ -71,13 +71,15 @@ def worklist_page(
         400 if the cursor is not one of ours.
     """
     now = services.now()
+    start = Cursor(0, "")
     try:
-        start = Cursor.decode(cursor) if cursor else Cursor(0, "")
+        if cursor:
+            start = Cursor.decode(cursor)
         studies, following = services.ledger.worklist(
             now, services.config.rank, modality, state, limit, start.ledger or None
         )
-    except (ValueError, LedgerError) as exc:
-        if isinstance(exc.__cause__, SQLAlchemyError):
+    except (ValueError, OverflowError) as exc:
+        if not cursor:
             raise
         raise HTTPException(400, "cursor: take it from next_cursor of the part before, as it is.") from exc
     items = [

@@ -1,20 +1,15 @@
 """Reading a DICOM file that may be damaged."""
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import pydicom
 from pydicom import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from triage.errors import NotScoredError
+from triage.store import UNREADABLE
 
-#: pydicom documents no closed list of what a malformed file raises; these are what its parser lets through.
-UNREADABLE = (
-    OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError, zlib.error,
-    BytesLengthException, InvalidDicomError,
-)  # fmt: skip
+_UNREADABLE = (OSError, *UNREADABLE)
 
 
 def read_dicom(path: Path, *, pixels: bool = False, force: bool = False, only: Sequence[str] | None = None) -> Dataset:
@@ -42,7 +37,7 @@ def read_dicom(path: Path, *, pixels: bool = False, force: bool = False, only: S
         ds = pydicom.dcmread(
             path, stop_before_pixels=not pixels, force=force, specific_tags=list(only) if only else None
         )
-    except UNREADABLE as exc:
+    except _UNREADABLE as exc:
         raise NotScoredError("the image file cannot be read") from exc
     _drop_undecodable(ds)
     return ds
@@ -52,7 +47,7 @@ def _drop_undecodable(ds: Dataset) -> None:
     for tag in list(ds.keys()):
         try:
             element = ds[tag]
-        except UNREADABLE:
+        except _UNREADABLE:
             del ds[tag]
             continue
         if element.VR == "SQ":

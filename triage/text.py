@@ -12,7 +12,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
-from pydicom.valuerep import PN_DELIMS, PersonName
+from pydicom.valuerep import TEXT_VR_DELIMS, PersonName
 
 # Under these declarations a high byte should be Latin-1 or not be there at all; if the bytes are flawless UTF-8
 # the sender forgot to say so, because no Latin-1 name reads like that.
@@ -36,18 +36,16 @@ def text_of(ds: Dataset, keyword: str) -> str:
         return ""
     element = ds.get_item(tag)
     value = element.value if isinstance(element, RawDataElement) else ds[tag].value
-    return _tidy(_as_text(value, character_sets(ds)))
+    declared = ds.get_item("SpecificCharacterSet") if "SpecificCharacterSet" in ds else None
+    return _as_text(value, terms_of(None if declared is None else declared.value))
 
 
-def character_sets(ds: Dataset) -> list[str]:
-    """Return the declared Specific Character Set terms, empty first value kept (= default repertoire)."""
-    element = ds.get_item("SpecificCharacterSet") if "SpecificCharacterSet" in ds else None
-    value = None if element is None else element.value
+def terms_of(value: object) -> list[str]:
+    """Return the terms of Specific Character Set (0008,0005), as read or raw; the first may be empty: the default."""
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace").split("\\")
-    if value is None or isinstance(value, str):
-        value = [value or ""]
-    return [str(term or "").strip("\0 ").replace("ISO-IR", "ISO_IR") for term in value] or [""]
+    terms = value if isinstance(value, MultiValue | list | tuple) else [value]
+    return [str(term or "").strip("\0 ").replace("ISO-IR", "ISO_IR") for term in terms] or [""]
 
 
 def _as_text(value: object, declared: Sequence[str]) -> str:
@@ -57,11 +55,28 @@ def _as_text(value: object, declared: Sequence[str]) -> str:
         value = value.original_string
     if isinstance(value, bytes):
         return decode(value, declared)
-    return "" if value is None else str(value)
+    return "" if value is None else _tidy(str(value))
 
 
 def decode(raw: bytes, declared: Sequence[str]) -> str:
-    """Decode bytes by the declared terms, or by what they evidently are when those terms cannot be right."""
+    """Decode a value by the declared terms, or by what it evidently is when those terms cannot be right.
+
+    Parameters
+    ----------
+    raw : bytes
+        As encoded, padding included.
+    declared : sequence of str
+        From `terms_of`.
+
+    Returns
+    -------
+    str
+        Without control characters: a NUL is refused by PostgreSQL, a line break forges a log line.
+    """
+    return _tidy(_decoded(raw, declared))
+
+
+def _decoded(raw: bytes, declared: Sequence[str]) -> str:
     known = [python_encoding[term] for term in declared if term in python_encoding]
     if _ESCAPE in raw:
         return _decode_escaped(raw, known)
@@ -79,10 +94,10 @@ def _decode_escaped(raw: bytes, known: list[str]) -> str:
     # Every code extension is offered, declared or not: the escape sequence itself says which one it is.
     encodings = [*(known or ["iso8859"]), *(e for e in _CODE_EXTENSIONS if e not in known)]
     try:
-        return decode_bytes(raw, encodings, set(PN_DELIMS))
+        return decode_bytes(raw, encodings, TEXT_VR_DELIMS | {ord("^"), ord("=")})
     except (UnicodeDecodeError, LookupError):
         return raw.replace(_ESCAPE, b"").decode("latin-1")
 
 
 def _tidy(text: str) -> str:
-    return "".join(c for c in text if c.isprintable() or c == "\u3000").strip()
+    return "".join(c for c in text if c.isprintable() or c == "\u3000").strip()  # a wide space is part of a name
