@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from tests.support.peers import dcmtk_environment, find_program, wait_until
 from tests.support.reception import Node, associate, collection, has_file_meta, make_ct, running, send_one
+from tests.support.studies import chest_studies, dcmsend
 from triage.errors import InvalidUIDError
 from triage.receive.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from triage.scu import find_items, plan, send_files
@@ -66,6 +67,17 @@ def test_dcmsend_sends_a_real_series(node: Node, collection: Path) -> None:
     assert len(node.objects()) == 28
     (study,) = node.ledger.studies(None, 10)
     assert (study.instance_count, study.modality) == (28, "CT")
+
+
+@pytest.mark.dcmtk
+def test_a_refused_object_is_not_taken_for_a_stored_one(tmp_path: Path) -> None:
+    """By `dcmsend` of these tests: what it sent counts as acknowledged in every test that kills something."""
+    [study] = chest_studies(1)
+    with running(tmp_path / "full", min_free_gib=1e6) as full, pytest.raises(subprocess.SubprocessError, match="0xa700"):
+        dcmsend(study.files, full.port)
+    with running(tmp_path / "data") as node:
+        dcmsend(study.files, node.port)
+        assert len(node.objects()) == len(study.files)
 
 
 @pytest.mark.dcmtk
