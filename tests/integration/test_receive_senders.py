@@ -73,7 +73,10 @@ def test_dcmsend_sends_a_real_series(node: Node, collection: Path) -> None:
 def test_a_refused_object_is_not_taken_for_a_stored_one(tmp_path: Path) -> None:
     """By `dcmsend` of these tests: what it sent counts as acknowledged in every test that kills something."""
     [study] = chest_studies(1)
-    with running(tmp_path / "full", min_free_gib=1e6) as full, pytest.raises(subprocess.SubprocessError, match="0xa700"):
+    with (
+        running(tmp_path / "full", min_free_gib=1e6) as full,
+        pytest.raises(subprocess.SubprocessError, match="0xa700"),
+    ):
         dcmsend(study.files, full.port)
     with running(tmp_path / "data") as node:
         dcmsend(study.files, node.port)
