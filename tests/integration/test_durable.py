@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.peers import find_program
+from tests.support.peers import find_program, wait_until
 from tests.support.reception import make_ct, send_one, subprocess_listener
 
 pytestmark = pytest.mark.strace
@@ -71,8 +71,9 @@ def test_a_c_store_is_answered_when_object_folder_and_ledger_are_on_the_disk(tmp
     trace = tmp_path / "trace"
     with subprocess_listener(tmp_path / "data", *strace(trace)) as (process, port):
         assert send_one(port, make_ct()).Status == 0x0000
-        process.terminate()
-        assert process.wait(20) == 0
+    wait_until(
+        lambda: f"{process.pid} +++ killed by SIGKILL" in " ".join(trace.read_text().split()), what="strace to end"
+    )
     calls = calls_in(trace)
     # P-DATA-TF begins with 04 00 (PS3.8 section 9.3.5); C-ECHOs were answered before.
     response = [call for call in calls if call.name == "sendto" and r'"\4\0' in call.arguments][-1]
