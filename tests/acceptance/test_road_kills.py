@@ -1,13 +1,16 @@
-"""The whole road while the node is killed: what was acknowledged is reported, and nothing twice."""
+"""The whole road while the node is killed, or its broker: what was acknowledged is reported, and nothing twice."""
 
 import subprocess
 import threading
+from contextlib import ExitStack
 
 import pytest
+import redis
 
 from tests.support.node import running_node
 from tests.support.orthanc import running_orthanc
-from tests.support.peers import wait_until
+from tests.support.peers import free_port, wait_until
+from tests.support.redis import running_redis
 from tests.support.road import assert_all_reported_once, node_for, send_all
 from tests.support.studies import chest_studies, dcmsend, head_studies
 
@@ -63,3 +66,26 @@ def test_a_node_killed_while_it_scores_ends_in_the_same_reports(tmp_path):
         node.start()
         node.wait_for(len(studies), timeout_s=200)
         assert_all_reported_once(orthanc, node, studies)
+
+
+@pytest.mark.redis
+def test_all_of_redis_is_lost_while_the_node_works_and_every_study_is_reported_once(tmp_path):
+    first, rest = chest_studies(8)[:5], chest_studies(8)[5:] + head_studies(1)
+    port = free_port()
+    with running_orthanc(tmp_path / "orthanc") as orthanc, ExitStack() as broker:
+        url = broker.enter_context(running_redis(tmp_path / "redis", port))
+        with running_node(node_for(tmp_path, orthanc, broker={"url": url})) as node:
+            send_all(first, node.port)
+            node.wait_for(1, AT_WORK)
+            with redis.Redis.from_url(url) as client:
+                assert client.dbsize() > 0
+                client.flushall()
+            node.wait_for(len(first), ("reported", "delivered"))
+            send_all(rest, node.port)
+            node.wait_for(1, ("preparing",))
+            broker.close()
+            send_all(first, node.port)  # it goes on receiving meanwhile
+            wait_until(lambda: "Couldn't ack" in node.log.read_text(), 60, "a task to end while there is no broker")
+            broker.enter_context(running_redis(tmp_path / "redis", port))
+            node.wait_for(len(first + rest))
+            assert_all_reported_once(orthanc, node, first + rest)
