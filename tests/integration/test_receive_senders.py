@@ -18,15 +18,13 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 from typer.testing import CliRunner
 
 from tests.support.peers import dcmtk_environment, find_program, wait_until
-from tests.support.reception import Node, associate, collection, has_file_meta, make_ct, running, send_one
+from tests.support.reception import Node, associate, has_file_meta, make_ct, running, send_one
 from tests.support.studies import chest_studies, dcmsend
 from triage.errors import InvalidUIDError
 from triage.receive.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from triage.scu import find_items, plan, send_files
 from triage.store import ObjectStore
 from triage.uids import checked_uid
-
-__all__ = ["collection"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 

@@ -2,21 +2,19 @@
 
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 
-from tests.support.peers import free_port, shared, wait_until
+from tests.support.peers import free_port, wait_until
 from triage.config.schema import Configuration
 from triage.ledger import Ledger, open_ledger
 from triage.receive.listener import Listener
@@ -111,11 +109,6 @@ def associate(
     return ae.associate("127.0.0.1", port, ae_title=called, **kwargs)
 
 
-def store_status(assoc: Association, ds: Dataset) -> Dataset:
-    """Send one object and return its status data set."""
-    return assoc.send_c_store(ds)
-
-
 def send_one(port: int, ds: Dataset, **kwargs: Any) -> Dataset:
     """Associate, send one object in its own transfer syntax, release; return the status data set."""
     assoc = associate(port, [build_context(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID)], **kwargs)
@@ -151,15 +144,6 @@ def make_ct(**attributes: Any) -> Dataset:
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return ds
-
-
-@pytest.fixture(scope="session")
-def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unpacked collection of DICOM files of public test suites."""
-    folder = tmp_path_factory.mktemp("collection")
-    with tarfile.open(shared("data", "dicom.tar.xz")) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "dicom"
 
 
 def has_file_meta(path: Path) -> bool:

@@ -42,9 +42,9 @@ def test_every_real_head_passes(name: str) -> None:
     assert len(found.sources) == len(files)
 
 
-def test_a_real_tilted_series_is_corrected(public_dicom: Path) -> None:
+def test_a_real_tilted_series_is_corrected(collection: Path) -> None:
     """The GE series' gantry leans by 18.5 degrees: without correction the head would walk out of the grid."""
-    files = sorted((public_dicom / "ct_head" / "ge_gantry_tilt").glob("*.dcm"))
+    files = sorted((collection / "ct_head" / "ge_gantry_tilt").glob("*.dcm"))
     found = score_input([Source(file.name, file) for file in files])
     assert "gantry tilt of 18.5 degrees corrected" in found.notes
     head = found.model_input.pixels > HU_OFFSET

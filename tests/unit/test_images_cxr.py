@@ -342,9 +342,9 @@ def test_refused_by_the_image_though_labelled_chest(store: Store, chest: Dataset
     assert "frontal chest" in reason_of(store([chest]))
 
 
-def test_other_body_parts_labelled_chest_are_refused_by_the_image(public_dicom: Path, store: Store) -> None:
+def test_other_body_parts_labelled_chest_are_refused_by_the_image(collection: Path, store: Store) -> None:
     for name in ("robyoung__JLSL_RG3_JLSL", "pydicom__RG2_JPLY_fixed.dcm", "robyoung__J2KR_RG2_J2KR"):
-        ds = dcmread(public_dicom / "radiograph_other" / name)
+        ds = dcmread(collection / "radiograph_other" / name)
         ds.BodyPartExamined, ds.StudyDescription, ds.ViewPosition = "CHEST", "CHEST PA", "PA"
         assert "chest" in reason_of(store([ds]))
 

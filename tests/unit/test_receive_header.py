@@ -20,12 +20,10 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import encode, split_dataset
 
-from tests.support.reception import collection, has_file_meta, make_ct
+from tests.support.reception import has_file_meta, make_ct
 from triage.errors import InvalidUIDError, MismatchedObjectError, TriageError, UnparsableObjectError
 from triage.receive.header import Header, read_header
 from triage.receive.walk import MAX_DEPTH, Walker
-
-__all__ = ["collection"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 NATIVE = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
