@@ -2,11 +2,15 @@
 
 import os
 import sys
+import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 from threadpoolctl import threadpool_limits
+
+from tests.support.peers import shared
 
 
 def _log_to_standard_error() -> None:
@@ -37,10 +41,23 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_configuration_from_outside() -> Iterator[None]:
+def _no_configuration_from_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test reads the developer's own configuration, nor does a node that several tests share."""
+    empty = tmp_path_factory.mktemp("configuration") / "empty.toml"
+    empty.touch()
     with pytest.MonkeyPatch.context() as environment:
         for name in list(os.environ):
             if name.startswith("TRIAGE_"):
                 environment.delenv(name)
+        # Otherwise the folder's ./triage.toml would be read.
+        environment.setenv("TRIAGE_CONFIG", str(empty))
         yield
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the 153 DICOM files of public test suites and their ``index.tsv``, for reading only."""
+    folder = tmp_path_factory.mktemp("collection")
+    with tarfile.open(shared("data", "dicom.tar.xz")) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "dicom"

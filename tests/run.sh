@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . deploy/environment.sh
 
 # program to look for: Debian package that has it
-peers=(Orthanc:orthanc storescp:dcmtk redis-server:redis-server initdb:postgresql chromium:chromium)
+peers=(Orthanc:orthanc storescp:dcmtk redis-server:redis-server initdb:postgresql chromium:chromium strace:strace)
 missing=()
 for peer in "${peers[@]}"; do
     PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "${peer%%:*}" >/dev/null 2>&1 && continue

@@ -18,6 +18,7 @@ from triage.errors import TriageError, exit_code
 from triage.logs import configure_logging
 from triage.process import die_with_parent
 from triage.transport import Pulse, make_app
+from workers.request import EndingRequest
 
 QUEUES = {"prepare": "prepare,report", "score": "score"}
 
@@ -25,6 +26,7 @@ QUEUES = {"prepare": "prepare,report", "score": "score"}
 def build(role: str, config: Configuration) -> tuple[Celery, Pulse]:
     """Return the application with the role's tasks registered, and the role's pulse."""
     app = make_app(config)
+    app.Task.Request = EndingRequest
     pulse = Pulse(config, role)
     if role == "score":
         from workers import score

@@ -1,4 +1,4 @@
-"""Nothing that crosses the broker says who the patient is."""
+"""Nothing that crosses the broker, and no log line, says who the patient is."""
 
 import base64
 import json
@@ -75,7 +75,7 @@ def identifiers(study: StudyFiles) -> set[bytes]:
     return found
 
 
-def test_no_message_names_the_study_or_the_patient(tmp_path: Path):
+def test_no_message_and_no_log_line_names_the_study_or_the_patient(tmp_path: Path):
     studies = chest_studies(2) + head_studies(1)
     with running_redis(tmp_path / "redis") as url, captured(url) as commands:
         node = Node(tmp_path / "node", sections={"broker": {"url": url}})
@@ -87,6 +87,9 @@ def test_no_message_names_the_study_or_the_patient(tmp_path: Path):
     scores = [command for command in commands if "score.run" in command and command.startswith("LPUSH")]
     assert len(scores) == len(studies)  # the capture saw the messages, images and all
     assert max(map(len, payloads)) > 1000
+    logged = node.log.read_bytes() + "\n".join(node.lines).encode()
+    assert logged.count(b"association_released") >= len(studies)
     for study in studies:
         for identifier in identifiers(study):
             assert not any(identifier in payload for payload in payloads), identifier
+            assert identifier not in logged

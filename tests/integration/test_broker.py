@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from triage.errors import BrokerError
 from triage.messages import ModelInput, Stage
 from triage.transport import (
     PREPARE_TASK,
+    REPORT_TASK,
     SCORE_TASK,
     Pulse,
     alive,
@@ -151,3 +152,43 @@ def test_the_embedded_broker_listens_on_no_port_and_for_this_user_only(tmp_path)
 def test_a_long_data_folder_still_has_a_socket(tmp_path):
     with embedded(tmp_path / ("x" * 120)) as config:
         assert len(str(socket_path(config))) < 100
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from triage.config import Configuration
+from triage.transport import make_app
+from workers.request import EndingRequest
+
+folder = Path(sys.argv[1])
+app = make_app(Configuration.model_validate_json(sys.argv[2]))
+app.Task.Request = EndingRequest
+
+@app.task(name="report.build")
+def held(job_id, fence):
+    (folder / f"begun {job_id}").touch()
+    while not (folder / f"go {job_id}").exists():
+        pass
+
+options = ["--pool=solo", "--loglevel=ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+app.worker_main(["--quiet", "worker", "--queues=report", *options])
+"""
+
+
+@pytest.mark.redis
+def test_a_worker_that_cannot_acknowledge_ends_instead_of_waiting_for_ever(tmp_path: Path) -> None:
+    """Kombu would take its one message for unfinished, and never ask for another."""
+    with ExitStack() as stack:
+        with running_redis(tmp_path / "redis") as url:
+            config = Configuration(data_dir=tmp_path, broker={"url": url})
+            command = [sys.executable, "-c", WORKER, str(tmp_path), config.model_dump_json()]
+            worker = stack.enter_context(subprocess.Popen(command))
+            stack.callback(worker.kill)
+            for number in (1, 2, 3):
+                send(make_app(config), REPORT_TASK, number, 1)
+                wait_until((tmp_path / f"begun {number}").exists, 60, "the worker to begin")
+                if number < 3:
+                    (tmp_path / f"go {number}").touch()
+        (tmp_path / "go 3").touch()
+        assert worker.wait(60) == 1

@@ -167,6 +167,7 @@ def test_the_first_destination_that_supports_it() -> None:
     assert count_at_destination([], UID, "TRIAGE") is None
 
 
+@pytest.mark.timeout(25)  # pynetdicom's own patience is 30 s
 def test_a_silent_destination_does_not_hold_us_for_long() -> None:
     """It accepts the connection and never says a word."""
     import socket
@@ -175,9 +176,7 @@ def test_a_silent_destination_does_not_hold_us_for_long() -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         silent = Destination(name="silent", host="127.0.0.1", port=listener.getsockname()[1], ae_title="SILENT")
-        began = time.monotonic()
         assert count_at_destination([silent], UID, "TRIAGE", timeout_s=0.5) is None
-        assert time.monotonic() - began < 10
 
 
 def part_10(modality: str, sop_class_uid: str, series_instance_uid: str) -> bytes:

@@ -99,3 +99,32 @@ def test_a_study_is_delivered_with_its_map_or_without_one_that_the_pacs_cannot_t
             assert states["heatmap"] is (OutboxState.COMMITTED if takes_maps else OutboxState.DISCARDED)
             assert office.ledger.study_by_id(study.id).state is State.DELIVERED
         assert len(pacs.datasets()) == 1 + takes_maps
+
+
+def test_the_report_of_a_late_image_s_revision_names_the_one_before(tmp_path: Path) -> None:
+    with (
+        running_pacs(Pacs(commitment="same")) as pacs,
+        scored_chest(tmp_path, pacs.destination) as (office, study, publisher),
+        delivering(office, rebuild=publisher.rebuild),
+    ):
+        [job] = [job for job in office.ledger.jobs_of(study.id) if job.stage == "report"]
+        [first] = publisher.publish(study, lambda _: COMPREHENSIVE_3D_SR)
+        assert office.ledger.reported(job.id, job.fence, [first])
+        office.wait_for(OutboxState.COMMITTED)
+
+        uid = study.study_instance_uid
+        late = office.store.put_bytes(encode(chest(SOPInstanceUID=f"{uid}.1.2")[0]))
+        office.ledger.record_instance(an_object(uid, 2, digest=late))
+        job = to_scored(office.ledger, office.ledger.study(uid))
+        again = office.ledger.study_by_id(job.study_id)
+        [second] = publisher.publish(again, lambda _: COMPREHENSIVE_3D_SR)
+        assert office.ledger.reported(job.id, job.fence, [second])
+        office.wait_for(OutboxState.COMMITTED)
+    assert (study.revision, again.revision) == (1, 2)
+    reports = {str(ds.SOPInstanceUID): ds for ds in pacs.datasets()}
+    assert set(reports) == {first.sop_instance_uid, second.sop_instance_uid}
+    assert "PredecessorDocumentsSequence" not in reports[first.sop_instance_uid]
+    [predecessor] = reports[second.sop_instance_uid].PredecessorDocumentsSequence
+    [series] = predecessor.ReferencedSeriesSequence
+    [named] = series.ReferencedSOPSequence
+    assert named.ReferencedSOPInstanceUID == first.sop_instance_uid

@@ -15,7 +15,7 @@ from tests.support.pacs import Pacs, running_pacs
 from tests.support.peers import free_port, wait_until
 from tests.support.reports import header
 from triage.config.schema import Destination
-from triage.deliver import PROOF_FIND, CommitmentReports, DeliveryPolicy, Negotiator
+from triage.deliver import PROOF_FIND, PROOF_NONE, CommitmentReports, DeliveryPolicy, Negotiator
 from triage.ledger import OutboxItem, OutboxNew, OutboxState, State
 from triage.receive.listener import Listener
 from triage.sop_classes import SR_CLASSES
@@ -95,8 +95,8 @@ def test_what_was_posted_while_orthanc_was_away_arrives_when_it_is_back(tmp_path
             wait_until(lambda: breaker_is(logs, "pacs") == "open", what="an open breaker")
             assert breaker_is(logs, "other") == "closed"
             assert set(office.states("pacs")) == {OutboxState.PENDING}
-            orthanc.start()
             try:
+                orthanc.start()
                 office.wait_for(OutboxState.COMMITTED, "pacs")
                 orthanc.stop()
                 office.post(3)
@@ -114,7 +114,7 @@ def test_orthanc_that_does_not_know_us_proves_nothing_but_keeps_one_of_each(tmp_
         office.post(1)
         with delivering(office, rebuild=rebuilder(office, 1)):
             [item] = office.wait_for(OutboxState.COMMITTED)
-        assert item.proof
+        assert item.proof == PROOF_NONE
         assert orthanc.count_reports() == 1
 
 

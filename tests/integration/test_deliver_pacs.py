@@ -285,14 +285,24 @@ def test_a_kill_between_storing_and_noting_it_leaves_one_instance(tmp_path: Path
 
 
 def test_stopping_leaves_the_rest_in_the_outbox(tmp_path: Path) -> None:
-    first = threading.Event()
-    with running_pacs(Pacs(on_store=lambda assoc: first.set())) as pacs:
+    first, let_go = threading.Event(), threading.Event()
+
+    def held(assoc: object) -> None:
+        first.set()
+        let_go.wait(20)
+
+    with running_pacs(Pacs(on_store=held)) as pacs:
         with post_office(tmp_path, [pacs.destination]) as office:
             office.post(*range(5))
-            with delivering(office, policy(batch=1)):
+            with delivering(office, policy(response_timeout_s=30)) as deliverer:
                 assert first.wait(20)
+                stopping = threading.Thread(target=deliverer.stop)
+                stopping.start()
+                wait_until(deliverer._stopping.is_set, what="the stop to begin")
+                let_go.set()
+                stopping.join(20)
             left = office.states().count(PENDING)
             with delivering(office):
                 office.wait_for(COMMITTED)
         assert len(pacs.held) == 5
-        assert left <= 4
+        assert left == 4

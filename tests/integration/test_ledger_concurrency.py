@@ -151,11 +151,13 @@ def test_a_writer_that_is_killed_loses_nothing_it_was_told(ledger_url: str, tmp_
     ledger = open_ledger(ledger_config(ledger_url, tmp_path))
     for number in range(1, told + 1):
         assert ledger.find_instance(f"1.2.9.{number // 5}.1.{number}") is not None
+    # What was being recorded may have been committed, and not told any more.
+    known = told + (ledger.find_instance(f"1.2.9.{(told + 1) // 5}.1.{told + 1}") is not None)
     for study in ledger.studies(None, 1000):
         assert study.instance_count == len(ledger.instances_of(study.id))
         assert ledger.events(study.id)
         to_complete(ledger, study)
-    assert len(ledger.claim_jobs(Stage.PREPARE, 1000, LEASE_S)) == told // 5 + 1
+    assert len(ledger.claim_jobs(Stage.PREPARE, 1000, LEASE_S)) == known // 5 + 1
     ledger.close()
 
 

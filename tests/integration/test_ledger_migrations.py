@@ -76,6 +76,43 @@ def test_migrating_again_changes_nothing(empty_url: str, tmp_path: Path) -> None
     second.close()
 
 
+def test_a_study_in_the_first_schema_is_the_same_in_the_newest(empty_url: str, tmp_path: Path, engine: Engine) -> None:
+    rows: dict[str, dict[str, Any]] = {
+        "study": {
+            "study_instance_uid": "1.2.3", "revision": 1, "is_current": True, "state": "receiving", "reason": "",
+            "arrived_at": 1000.5, "first_object_at": 1000.5, "last_object_at": 1001.25, "released_at": None,
+            "modality": "CT", "patient_name": "Müller^Jörg", "patient_id": "4711", "accession_number": "A1",
+            "study_date": "20260101", "study_description": "HEAD", "instance_count": 1, "image_count": 1,
+            "stat": True, "claimed_by": "Dr Roe",
+        },
+        "instance": {
+            "study_id": 1, "study_instance_uid": "1.2.3", "series_instance_uid": "1.2.3.1",
+            "sop_instance_uid": "1.2.3.1.1", "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2",
+            "transfer_syntax_uid": "1.2.840.10008.1.2.1", "modality": "CT", "digest": "ab" * 32, "size": 1 << 40,
+            "received_at": 1000.5, "calling_ae_title": "CT1", "association_id": "a1", "scorable": True,
+        },
+        "event": {"study_id": 1, "at": 1000.5, "actor": "listener", "from_state": "", "to_state": "receiving"},
+    }  # fmt: skip
+    config = alembic_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for table, row in rows.items():
+            names = ", ".join(row), ", ".join(f":{name}" for name in row)
+            connection.execute(text(f"INSERT INTO {table} ({names[0]}) VALUES ({names[1]})"), row)
+    ledger = open_ledger(ledger_config(empty_url, tmp_path))
+    with engine.begin() as connection:
+        for table, row in rows.items():
+            [kept] = connection.execute(text(f"SELECT * FROM {table}")).mappings()
+            assert {name: kept[name] for name in row} == row
+    study = ledger.study("1.2.3")
+    assert (study.state.value, study.patient_name, study.notes, study.stat) == ("receiving", "Müller^Jörg", "", True)
+    [instance] = ledger.instances_of(study.id)
+    assert (instance.sop_instance_uid, instance.size) == ("1.2.3.1.1", 1 << 40)
+    assert ledger.complete_study(study.id, "quiet")
+    ledger.close()
+
+
 def test_a_newer_programs_schema_is_refused(empty_url: str, tmp_path: Path, engine: Engine) -> None:
     config = ledger_config(empty_url, tmp_path)
     open_ledger(config).close()

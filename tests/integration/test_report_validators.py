@@ -20,7 +20,6 @@ from tests.support.reports import (
     not_scored,
     result,
     score,
-    unpack_collection,
 )
 from triage.report import ReportInput, build_capture, build_parametric_map, build_report, encode
 from triage.sop_classes import SR_CLASSES
@@ -140,12 +139,11 @@ def test_dcmtk_reads_it(tmp_path: Path) -> None:
             assert not [line for line in said.splitlines() if line.startswith("E:")], said
 
 
-def test_no_errors_with_the_collections_chests_and_heads(tmp_path: Path) -> None:
-    root = unpack_collection(tmp_path)
-    files = sorted(p for folder in ("chest", "ct_head/singles") for p in (root / folder).iterdir())
+def test_no_errors_with_the_collections_chests_and_heads(collection: Path, tmp_path: Path) -> None:
+    files = sorted(p for folder in ("chest", "ct_head/singles") for p in (collection / folder).iterdir())
     assert len(files) > 10
     sources = [[pydicom.dcmread(path, stop_before_pixels=True, force=True)] for path in files]
-    tilted = sorted((root / "ct_head" / "ge_gantry_tilt").iterdir())
+    tilted = sorted((collection / "ct_head" / "ge_gantry_tilt").iterdir())
     sources.append([pydicom.dcmread(path, stop_before_pixels=True) for path in tilted])
     built = 0
     for images in sources:

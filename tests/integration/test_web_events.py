@@ -1,7 +1,6 @@
 """Server-sent events: a change arrives, nothing is missed, and nobody holds up the server's end."""
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,14 +79,12 @@ def test_an_open_stream_does_not_hold_up_the_servers_end(server: RunningServer) 
     with server.api() as api, api.stream("GET", "/api/events") as stream:
         lines = stream.iter_lines()
         next(lines)
-        started = time.monotonic()
         server.stop.set()
+        # Ended by itself, not by force after uvicorn's grace period: that breaks it off in the middle.
         for _ in lines:
             pass
         server.thread.join(timeout=10)
         assert not server.thread.is_alive()
-        # Less than uvicorn's grace period: the stream ended by itself, not by force.
-        assert time.monotonic() - started < 2.5
 
 
 def test_a_listener_that_left_is_forgotten(server: RunningServer) -> None:

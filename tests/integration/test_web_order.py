@@ -1,17 +1,16 @@
 """The order that the ledger's SQL gives is the order of `triage.rank`."""
 
-from collections.abc import Iterator
-
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert
 
-from tests.support.web import NOW, Ward, make_config
+from tests.support.web import NOW
 from triage.config.schema import Rank
-from triage.ledger import State, schema
+from triage.ledger import Ledger, State, schema
 from triage.messages import Priority
 from triage.rank import order_key
+
+pytest_plugins = ["tests.support.ledger_fixtures"]
 
 HIDDEN = {State.SUPERSEDED, State.DISCARDED}
 RANK = Rank(max_wait_s=3600)
@@ -29,16 +28,9 @@ rows = st.fixed_dictionaries(
 )
 
 
-@pytest.fixture(scope="module")
-def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
-    ward = Ward(make_config(tmp_path_factory.mktemp("order"), rank=RANK))
-    yield ward
-    ward.ledger.close()
-
-
-def _fill(ward: Ward, studies: list[dict[str, object]]) -> None:
+def _fill(ledger: Ledger, studies: list[dict[str, object]]) -> None:
     common = {"revision": 1, "first_object_at": 0, "last_object_at": 0, "instance_count": 1, "image_count": 1}
-    with ward.ledger._database.write() as connection:
+    with ledger._database.write() as connection:
         connection.execute(delete(schema.study))
         for number, study in enumerate(studies):
             connection.execute(insert(schema.study).values(study_instance_uid=f"1.2.{number}", **common, **study))
@@ -46,11 +38,11 @@ def _fill(ward: Ward, studies: list[dict[str, object]]) -> None:
 
 @given(st.lists(rows, max_size=12), st.integers(1, 5))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_ledgers_order_is_the_policy(ward: Ward, studies: list[dict[str, object]], limit: int) -> None:
-    _fill(ward, studies)
+def test_the_ledgers_order_is_the_policy(ledger: Ledger, studies: list[dict[str, object]], limit: int) -> None:
+    _fill(ledger, studies)
     listed, cursor = [], None
     while True:
-        part, cursor = ward.ledger.worklist(NOW, RANK, limit=limit, cursor=cursor)
+        part, cursor = ledger.worklist(NOW, RANK, limit=limit, cursor=cursor)
         assert len(part) <= limit
         listed += part
         if cursor is None:

@@ -1,6 +1,5 @@
 """Real images for the tests of `workers.images`: unpacked once, altered in memory, written as the node stores them."""
 
-import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -29,15 +28,6 @@ GRIDS = {CXR: model_grid((128, 128)), BCT: model_grid((32, 128, 128), (4.0, 1.72
 
 Store = Callable[[Iterable[Dataset]], list[Source]]
 Slices = list[Dataset]
-
-
-@pytest.fixture(scope="session")
-def public_dicom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the 153 public DICOM files and their ``index.tsv``."""
-    folder = tmp_path_factory.mktemp("public")
-    with tarfile.open(shared("data", "dicom.tar.xz")) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "dicom"
 
 
 @pytest.fixture(scope="session")

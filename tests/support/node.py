@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -57,19 +57,20 @@ class Node:
         command = [sys.executable, "-m", "triage.cli.main", "--config", str(self.write_configuration()), "serve"]
         for role in self.roles:
             command += ["--role", role]
-        errors = (self.folder / "serve.log").open("ab")
         self.lines = []
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self.folder, env=dict(os.environ)
-        )
-        threading.Thread(target=self._read, args=(self.process, self.lines), daemon=True).start()
+        with self.log.open("ab") as errors:
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self.folder, env=dict(os.environ)
+            )
+        threading.Thread(target=self._read, args=(self.process.stdout, self.lines), daemon=True).start()
         if wait:
             wait_until(self._is_ready, READY_S, f"serve to be ready: {self.log_tail()}")
 
     @staticmethod
-    def _read(process: "subprocess.Popen[str]", lines: list[str]) -> None:
-        for line in process.stdout or ():
-            lines.append(line.rstrip("\n"))
+    def _read(stdout: IO[str], lines: list[str]) -> None:
+        with stdout:
+            for line in stdout:
+                lines.append(line.rstrip("\n"))
 
     def _is_ready(self) -> bool:
         if self.process is None or self.process.poll() is not None:
@@ -78,8 +79,7 @@ class Node:
 
     def log_tail(self) -> str:
         """Return the end of its log."""
-        log = self.folder / "serve.log"
-        return "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:]) if self.log.exists() else ""
 
     def kill(self) -> None:
         """SIGKILL the supervisor; its children die with it."""
@@ -96,8 +96,13 @@ class Node:
         try:
             return self.process.wait(timeout=12)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self.kill()
             pytest.fail("serve did not stop within ten seconds of SIGTERM")
+
+    @property
+    def log(self) -> Path:
+        """Where its log lines are."""
+        return self.folder / "serve.log"
 
     @property
     def data_dir(self) -> Path:
@@ -137,9 +142,11 @@ class Node:
 
 @contextmanager
 def running_node(node: Node) -> Iterator[Node]:
-    """Start the node, and stop it at the end of the block."""
-    node.start()
+    """Start the node, and stop it at the end of the block; what went wrong there is not hidden by how it stops."""
     try:
+        node.start()
         yield node
-    finally:
-        node.stop()
+    except BaseException:
+        node.kill()
+        raise
+    node.stop()

@@ -140,8 +140,8 @@ class Orthanc:
 def running_orthanc(folder: Path) -> Iterator[Orthanc]:
     """Start one that keeps its storage in `folder`, and stop it at the end of the block."""
     orthanc = Orthanc(folder)
-    orthanc.start()
     try:
+        orthanc.start()
         yield orthanc
     finally:
         orthanc.stop()

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
-from tests.support.peers import free_port, shared, wait_until
+from tests.support.peers import free_port, wait_until
 from triage.config.schema import Configuration
 from triage.ledger import Ledger, open_ledger
 from triage.receive.listener import Listener
@@ -115,11 +114,6 @@ def associate(
     return ae.associate("127.0.0.1", port, ae_title=called, **kwargs)
 
 
-def store_status(assoc: Association, ds: Dataset) -> Dataset:
-    """Send one object and return its status data set."""
-    return assoc.send_c_store(ds)
-
-
 def send_one(port: int, ds: Dataset, **kwargs: Any) -> Dataset:
     """Associate, send one object in its own transfer syntax, release; return the status data set."""
     assoc = associate(port, [build_context(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID)], **kwargs)
@@ -190,15 +184,6 @@ def deflated(*chunks: bytes) -> bytes:
     """Return a raw deflate stream (PS3.5 annex A.5)."""
     deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return b"".join([*map(deflater.compress, chunks), deflater.flush()])
-
-
-@pytest.fixture(scope="session")
-def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unpacked collection of DICOM files of public test suites."""
-    folder = tmp_path_factory.mktemp("collection")
-    with tarfile.open(shared("data", "dicom.tar.xz")) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "dicom"
 
 
 def has_file_meta(path: Path) -> bool:

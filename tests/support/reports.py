@@ -1,14 +1,11 @@
 """Source images and results to make reports of: synthetic headers, and the public collection's files."""
 
-import tarfile
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from tests.support.peers import shared
 from triage.messages import Priority, Score
 from triage.report import ReportInput
 from triage.uids import derived_uid
@@ -83,10 +80,3 @@ def result(**changes: Any) -> ReportInput:
 def not_scored(reason: str = "lateral view: only frontal chest X-rays are scored", **changes: Any) -> ReportInput:
     """Return the result of a study that the gate declined."""
     return result(score=None, priority=None, reason=reason, **changes)
-
-
-def unpack_collection(folder: Path) -> Path:
-    """Unpack the public collection of DICOM files into a folder and return its root."""
-    with tarfile.open(shared("data", "dicom.tar.xz")) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "dicom"

@@ -1,6 +1,8 @@
 """Real studies from ../shared/data, and sending them with dcmtk's dcmsend."""
 
+import re
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +46,17 @@ def head_studies(count: int) -> list[StudyFiles]:
 
 
 def dcmsend(files: Sequence[Path], port: int, ae_title: str = "TRIAGE", calling: str = "DCMSEND") -> None:
-    """Send files in their own transfer syntaxes, as dcmsend decides on contexts; raises unless every one is stored."""
-    command = [find_program("dcmsend"), "-aet", calling, "-aec", ae_title, "--decompress-never",
-               "127.0.0.1", str(port), *map(str, files)]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, env=dcmtk_environment(), timeout=120)
+    """Send files in their own transfer syntaxes, as dcmsend decides on contexts.
+
+    Raises
+    ------
+    subprocess.SubprocessError
+        Unless every one is answered 0000: dcmsend itself ends well once everything is sent, whatever the answers.
+    """
+    with tempfile.NamedTemporaryFile(mode="r") as report:
+        command = [find_program("dcmsend"), "-aet", calling, "-aec", ae_title, "--decompress-never",
+                   "--create-report-file", report.name, "127.0.0.1", str(port), *map(str, files)]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True, env=dcmtk_environment(), timeout=120)
+        statuses = re.findall(r"^DIMSE Status\s*: (.*)$", report.read(), re.MULTILINE)
+    if statuses != ["0x0000 (Success)"] * len(files):
+        raise subprocess.SubprocessError(f"{len(files)} objects sent, answered {sorted(set(statuses))}")

@@ -60,11 +60,11 @@ def decoded(path: Path, index: int = 0) -> npt.NDArray[np.int64]:
 
 @pytest.mark.parametrize(("file", "twin", "largest", "mean"), TWINS, ids=[Path(t[0]).name[-40:] for t in TWINS])
 def test_a_file_decodes_to_its_uncompressed_twin(
-    public_dicom: Path, file: str, twin: str, largest: int, mean: int
+    collection: Path, file: str, twin: str, largest: int, mean: int
 ) -> None:
     frames = 2 if file.startswith("multiframe") else 1
     for index in range(frames):
-        error = np.abs(decoded(public_dicom / file, index) - decoded(public_dicom / twin, index))
+        error = np.abs(decoded(collection / file, index) - decoded(collection / twin, index))
         assert error.max() <= largest
         assert error.mean() <= mean
 
@@ -76,25 +76,25 @@ def test_a_file_decodes_to_its_uncompressed_twin(
         f"{CT}_JPEGProcess2_4TransferSyntax_1.2.840.10008.1.2.4.51.dcm",
     ],
 )
-def test_a_lossy_jpeg_of_other_bits_is_the_same_picture(public_dicom: Path, file: str) -> None:
+def test_a_lossy_jpeg_of_other_bits_is_the_same_picture(collection: Path, file: str) -> None:
     """Their encoder scaled the values to 8 or 12 bits: the same but for a straight line."""
-    found, twin = decoded(public_dicom / file).ravel(), decoded(public_dicom / CT).ravel()
+    found, twin = decoded(collection / file).ravel(), decoded(collection / CT).ravel()
     body = twin > -1100  # outside the scanner's circle the encoder clipped
     assert np.corrcoef(found[body], twin[body])[0, 1] > 0.998
     assert len(np.unique(found)) > 50
 
 
-def test_a_radiograph_of_twelve_bits_in_jpeg_extended_keeps_its_range(public_dicom: Path) -> None:
-    lossy = decoded(public_dicom / "radiograph_other/pydicom__RG2_JPLY_fixed.dcm")
-    lossless = decoded(public_dicom / "radiograph_other/robyoung__J2KR_RG2_J2KR")
+def test_a_radiograph_of_twelve_bits_in_jpeg_extended_keeps_its_range(collection: Path) -> None:
+    lossy = decoded(collection / "radiograph_other/pydicom__RG2_JPLY_fixed.dcm")
+    lossless = decoded(collection / "radiograph_other/robyoung__J2KR_RG2_J2KR")
     assert lossy.shape == lossless.shape
     assert np.abs(lossy - lossless).mean() < 5
 
 
-def test_htj2k_colour_files_decode(public_dicom: Path) -> None:
+def test_htj2k_colour_files_decode(collection: Path) -> None:
     """The lossless one is the reference of the lossy one, whose colours are coded as YBR (ICT)."""
-    lossless = decoded(public_dicom / "transfer_syntax/pydicom__HTJ2KLossless_08_RGB.dcm")
-    lossy = decoded(public_dicom / "transfer_syntax/pydicom__HTJ2K_08_RGB.dcm")
+    lossless = decoded(collection / "transfer_syntax/pydicom__HTJ2KLossless_08_RGB.dcm")
+    lossy = decoded(collection / "transfer_syntax/pydicom__HTJ2K_08_RGB.dcm")
     assert lossless.shape == lossy.shape == (480, 640, 3)
     assert np.abs(lossless - lossy).mean() < 4
     assert lossless.std() > 30
@@ -129,13 +129,13 @@ def test_damaged_files_are_refused_or_decoded_but_never_crash(tmp_path: Path, ui
             assert len(exc.message) > 10
 
 
-def test_no_public_file_crashes_and_each_is_scored_or_refused_with_a_reason(public_dicom: Path) -> None:
-    rows = [line.split("\t") for line in (public_dicom / "index.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+def test_no_public_file_crashes_and_each_is_scored_or_refused_with_a_reason(collection: Path) -> None:
+    rows = [line.split("\t") for line in (collection / "index.tsv").read_text(encoding="utf-8").splitlines()[1:]]
     assert len(rows) >= 150
     scored, reasons = [], {}
     for row in rows:
         try:
-            prepare([Source("1", public_dicom / row[0])], GRIDS)
+            prepare([Source("1", collection / row[0])], GRIDS)
             scored.append(row[0])
         except NotScoredError as exc:
             reasons[row[0]] = exc.message

@@ -99,6 +99,7 @@ def test_a_map_comes_back_onto_the_slices_it_was_made_of() -> None:
     pixels = prepare(sources, {BCT: STRAIGHT}).model_input.pixels
     relevance = Relevance.of("gradient", pixels / 10)
     shown = backdrop(sources, BCT, relevance, STRAIGHT)
+    assert shown.pictures
     for picture in shown.pictures:
         inside = picture.deviations > 1
         agreement = np.corrcoef(picture.grey[inside], picture.deviations[inside])[0, 1]

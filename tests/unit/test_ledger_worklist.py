@@ -21,7 +21,6 @@ from triage.config.schema import Rank
 from triage.errors import LedgerError, NotFoundError
 from triage.ledger import Ledger, State, Study
 from triage.messages import Priority, Stage
-from triage.rank import order_key
 
 pytest_plugins = ["tests.support.ledger_fixtures"]
 
@@ -97,13 +96,6 @@ def fill(ledger: Ledger, clock: Clock, number: int) -> None:
         study = scored(ledger, priority) if priority else receive(ledger)
         if chance.random() < 0.1:
             ledger.stat(study.study_instance_uid, "reader")
-
-
-def test_the_order_in_sql_is_the_policys(ledger: Ledger, clock: Clock) -> None:
-    fill(ledger, clock, 40)
-    page, _ = ledger.worklist(clock.now, RANK)
-    assert len(page) == 40
-    assert page == sorted(page, key=lambda study: order_key(study, clock.now, RANK))
 
 
 def test_pages_are_the_list_cut_in_pieces(ledger: Ledger, clock: Clock) -> None:

@@ -19,15 +19,13 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import encode, split_dataset
 
-from tests.support.reception import collection, deflated, has_file_meta, make_ct
+from tests.support.reception import deflated, has_file_meta, make_ct
 from triage.errors import InvalidUIDError, MismatchedObjectError, TriageError, UnparsableObjectError
 from triage.receive.header import Header, read_header
 from triage.receive.walk import MAX_DEPTH, Walker
 from triage.report.evidence import study_attributes
 from triage.store import encode_file_meta
 from triage.text import text_of
-
-__all__ = ["collection"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 NATIVE = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]

@@ -213,7 +213,6 @@ def test_a_score_that_must_not_be_ranked_by_is_not_told() -> None:
 def test_the_same_result_is_the_same_bytes() -> None:
     images = [header(CT, instance=i) for i in range(3)]
     first = encode(build_report(images, result()))
-    assert encode(build_report(list(reversed(images)), result()))  # any order will do
     assert encode(build_report(images, result())) == first
 
 

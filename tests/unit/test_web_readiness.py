@@ -1,16 +1,16 @@
 """The probes, each against a real part or a real absence of one."""
 
-import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
-from tests.support.peers import find_program, free_port, wait_until
+from tests.support.peers import free_port
+from tests.support.redis import running_redis
 from triage.config.schema import Broker, Configuration, Listen, Models, Web
 from triage.ledger import open_ledger
 from triage.probes import echo, probe_broker, probe_ledger, probe_listener, probe_models, url_of
@@ -103,7 +103,8 @@ def test_a_port_where_nobody_listens_is_not_ready() -> None:
 
 
 def test_the_ledger_answers(tmp_path: Path) -> None:
-    assert probe_ledger(open_ledger(Configuration(data_dir=tmp_path)))[0] is True
+    with closing(open_ledger(Configuration(data_dir=tmp_path))) as ledger:
+        assert probe_ledger(ledger)[0] is True
 
 
 def test_without_models_a_node_is_not_ready() -> None:
@@ -113,9 +114,10 @@ def test_without_models_a_node_is_not_ready() -> None:
 
 def test_without_a_broker_the_roles_are_unknown(tmp_path: Path) -> None:
     config = Configuration(data_dir=tmp_path, broker=Broker(url=f"redis://127.0.0.1:{free_port()}/0"))
-    probes = default_probes(config, open_ledger(config))
-    assert probe_broker(config)[0] is False
-    assert probes["dispatcher"]()[0] is False
+    with closing(open_ledger(config)) as ledger:
+        probes = default_probes(config, ledger)
+        assert probe_broker(config)[0] is False
+        assert probes["dispatcher"]()[0] is False
     assert set(probes) == {
         "listener",
         "ledger",
@@ -129,20 +131,13 @@ def test_without_a_broker_the_roles_are_unknown(tmp_path: Path) -> None:
 
 @pytest.mark.redis
 def test_a_role_is_alive_while_its_sign_of_life_is_on_the_broker(tmp_path: Path) -> None:
-    port = free_port()
-    server = subprocess.Popen(
-        [find_program("redis-server"), "--port", str(port), "--save", "", "--dir", str(tmp_path)],
-        stdout=subprocess.DEVNULL,
-    )
-    config = Configuration(data_dir=tmp_path, broker=Broker(url=f"redis://127.0.0.1:{port}/0"))
-    try:
-        wait_until(lambda: probe_broker(config)[0], what="redis-server")
-        probe = default_probes(config, open_ledger(config))["score worker"]
-        assert probe()[0] is False
-        with connect(config) as client:
-            client.set("triage:alive:score:host:1", 1, px=400)
-        assert probe() == (True, "1 alive")
-        wait_until(lambda: not probe()[0], what="the sign of life to expire")
-    finally:
-        server.terminate()
-        server.wait(timeout=10)
+    with running_redis(tmp_path / "redis") as url:
+        config = Configuration(data_dir=tmp_path, broker=Broker(url=url))
+        assert probe_broker(config)[0] is True
+        with closing(open_ledger(config)) as ledger, connect(config) as client:
+            probe = default_probes(config, ledger)["score worker"]
+            assert probe()[0] is False
+            client.set("triage:alive:score:host:1", 1)
+            assert probe() == (True, "1 alive")
+            client.delete("triage:alive:score:host:1")
+            assert probe()[0] is False
