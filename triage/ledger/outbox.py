@@ -30,8 +30,8 @@ class Outbox(Room):
         )
         return self._items(query)
 
-    def sent_unproven(self, destination: str, older_than: float) -> list[OutboxItem]:
-        """Return what was sent to a destination before the time `older_than` and isn't proved yet."""
+    def sent_unproven(self, destination: str, older_than: float, limit: int) -> list[OutboxItem]:
+        """Return what was sent to a destination before the time `older_than` and isn't proved yet, oldest first."""
         query = (
             select(schema.outbox)
             .where(
@@ -40,6 +40,7 @@ class Outbox(Room):
                 schema.outbox.c.sent_at < older_than,
             )
             .order_by(schema.outbox.c.id)
+            .limit(limit)
         )
         return self._items(query)
 
