@@ -16,7 +16,7 @@ import redis
 import structlog
 from celery import Celery
 
-from triage.complete import completion, count_at_destination
+from triage.complete import completion, count_at_destination, is_quiet
 from triage.config import Configuration
 from triage.deliver import Deliverer
 from triage.errors import BrokerError, NotFoundError
@@ -227,8 +227,7 @@ class Completer:
     def _asked(self, study: Study, now: float) -> Future[int | None] | None:
         """Return the question put to a destination about this study; None when there is nothing to ask yet."""
         config = self._config
-        quiet_s = config.complete.quiet_s.get(study.modality, config.complete.quiet_s["CT"])
-        hinted = study.released_at is not None or now - study.last_object_at >= quiet_s
+        hinted = study.released_at is not None or is_quiet(study, now, config.complete)
         if not (config.complete.count_at_destination and config.destination and hinted):
             return None
         question = self._questions.get(study.id)

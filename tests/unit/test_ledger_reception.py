@@ -214,13 +214,12 @@ def test_completion(ledger: Ledger) -> None:
         ledger.complete_study(4711, "quiet")
 
 
-@pytest.mark.parametrize("report", [False, True])
-def test_a_study_without_anything_to_score_is_unsuitable(ledger: Ledger, report: bool) -> None:
+def test_a_study_without_anything_to_score_is_unsuitable(ledger: Ledger) -> None:
     study = receive(ledger, UID, scorable=False, not_scored="secondary capture", modality="OT")
-    assert ledger.complete_study(study.id, "quiet", report_not_scored=report)
+    assert ledger.complete_study(study.id, "quiet")
     done = ledger.study(UID)
     assert (done.state, done.reason, done.completed_by) == (State.UNSUITABLE, "secondary capture", "quiet")
-    assert [job.stage for job in ledger.jobs_of(study.id)] == ([Stage.REPORT] if report else [])
+    assert ledger.jobs_of(study.id) == []
 
 
 def test_the_next_revision_scores_what_the_first_one_had(ledger: Ledger) -> None:

@@ -125,7 +125,16 @@ def test_pages_are_the_list_cut_in_pieces(ledger: Ledger, clock: Clock) -> None:
     assert len(set(ids(pieces))) == len(pieces)
 
 
-@pytest.mark.parametrize("cursor", ["x", "[1,2]", '{"a":1}', "[1,2,3,null]", "7"])
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        *("x", "[1,2]", '{"a":1}', "[1,2,3,null]", "7"),
+        *("[1,Infinity,1,1]", "[Infinity,1,1,1]", "[1,1,NaN,1]", "[1e999,1,1,1]"),
+        *("[1,1,1,-1]", "[1,7,1,1]", f"[1,1,1,{10**40}]", f"[1,{10**40},1,1]", f"[{10**400},1,1,1]"),
+        "[" * 100_000 + "]" * 100_000,
+    ],
+    ids=lambda cursor: cursor[:20],
+)
 def test_a_foreign_cursor_is_refused(ledger: Ledger, clock: Clock, cursor: str) -> None:
     with pytest.raises(ValueError, match="cursor"):
         ledger.worklist(clock.now, RANK, None, None, 10, cursor)

@@ -7,12 +7,12 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, updat
 from triage.ledger import schema
 from triage.ledger.base import Room, to_job
 from triage.ledger.records import Job, JobState, State, Study
+from triage.ledger.transitions import GONE
 from triage.messages import Stage
 
 MAX_ATTEMPTS = 5
 # Jobs that are given up in one turn: whoever claims has other things to do.
 _AT_ONCE = 32
-_CLOSED = (State.SUPERSEDED, State.DISCARDED)
 _AT_WORK = (State.PREPARING, State.SCORING, State.SCORED)
 
 
@@ -41,7 +41,7 @@ class Jobs(Room):
             .where(
                 _claimable(stage, now),
                 schema.job.c.attempts < MAX_ATTEMPTS,
-                schema.study.c.state.not_in(_CLOSED),
+                schema.study.c.state.not_in(GONE),
             )
             .order_by(schema.study.c.stat.desc(), schema.study.c.arrived_at, schema.job.c.id)
             .limit(limit)

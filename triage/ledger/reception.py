@@ -166,13 +166,11 @@ class Reception(Room):
         with self._database.read() as connection:
             return [to_study(row) for row in connection.execute(query)]
 
-    def complete_study(
-        self, study_id: int, signal: str, *, actor: str = "dispatcher", report_not_scored: bool = False
-    ) -> bool:
+    def complete_study(self, study_id: int, signal: str) -> bool:
         """Close a revision for new objects, fix its manifest hash and make its PREPARE job ready.
 
-        A study without any scorable object becomes unsuitable at once; with `report_not_scored` it gets a REPORT
-        job.
+        A study without any scorable object becomes unsuitable at once. No report says so: ours are of chest
+        radiographs and head CTs, and have no words for a study of another kind.
 
         Returns
         -------
@@ -193,7 +191,7 @@ class Reception(Room):
                 connection,
                 study,
                 State.COMPLETE,
-                actor=actor,
+                actor="dispatcher",
                 reason=signal,
                 completed_by=signal,
                 manifest_hash=_manifest_hash(held),
@@ -203,9 +201,7 @@ class Reception(Room):
                 return True
             completed = self._lock_study(connection, study_id)
             reason = _why_nothing(held)
-            self._move(connection, completed, State.UNSUITABLE, actor=actor, reason=reason)
-            if report_not_scored:
-                self._arm(connection, study.id, Stage.REPORT)
+            self._move(connection, completed, State.UNSUITABLE, actor="dispatcher", reason=reason)
         return True
 
     def instances_of(self, study_id: int) -> list[Instance]:
