@@ -14,6 +14,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from tests.support.ledgers import LEASE_S, Clock, receive, to_preparing, to_reported, to_state
+from triage.config.schema import Rank
 from triage.ledger import Ledger, State, Study
 from triage.ledger.engine import make_engine
 from triage.messages import Stage
@@ -113,3 +114,18 @@ def test_what_waits_for_proof_is_read_in_parts(big: Big) -> None:
     big.ledger.outbox_sent(item.id, "0000", "")
     big.copies(study)
     assert len(big.ledger.sent_unproven("pacs", big.clock.now + 1, 32)) == 32
+
+
+def test_the_newest_studies_are_listed_without_sorting_all(big: Big) -> None:
+    big.copies(to_state(big.ledger, receive(big.ledger), State.DELIVERED))
+    assert big.cost(lambda: big.ledger.studies(None, 10)) < FEW
+    assert big.cost(lambda: big.ledger.studies("delivered", 10)) < FEW
+
+
+def test_the_worklist_does_not_look_at_what_was_read(big: Big) -> None:
+    study = to_state(big.ledger, receive(big.ledger), State.DELIVERED)
+    big.ledger.mark_read(study.study_instance_uid, "reader")
+    big.copies(big.ledger.study_by_id(study.id))
+    waiting = receive(big.ledger)
+    assert [listed.id for listed in big.ledger.worklist(big.clock.now, Rank())[0]] == [waiting.id]
+    assert big.cost(lambda: big.ledger.worklist(big.clock.now, Rank())) < FEW
