@@ -6,6 +6,7 @@ One dispatcher leads per ledger; a second one waits for its lease to end.
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +16,7 @@ import redis
 import structlog
 from celery import Celery
 
-from triage.complete import completion, count_at_destination
+from triage.complete import completion, count_at_destination, is_quiet
 from triage.config import Configuration
 from triage.deliver import Deliverer
 from triage.errors import BrokerError, NotFoundError
@@ -27,6 +28,7 @@ from triage.transport import (
     REPORT_TASK,
     SCORE_TASK,
     Pulse,
+    alive,
     answered_key,
     busy_key,
     connect,
@@ -37,12 +39,14 @@ from triage.worktray import WorkTray
 
 log = structlog.get_logger(__name__)
 
-# Messages on the broker at once: few, so that a STAT study overtakes all but these.
+# Messages that wait on the broker at once: few, so that a STAT study overtakes all but these.
 WINDOW = 8
+_ROLE = {Stage.PREPARE: "prepare", Stage.SCORE: "score", Stage.REPORT: "prepare"}
 _TICK_S = 0.2
 _LEADER_TTL_S = 15.0
 _RECLAIM_EVERY_S = 2.0
 _RECOUNT_S = 15.0
+_TIDY_EVERY_S = 600.0
 
 
 class Doorbell:
@@ -56,33 +60,75 @@ class Doorbell:
         What takes messages.
     tray : WorkTray
         Where the model inputs lie.
+    client : redis.Redis
+        Asks the broker how many workers there are.
+    clock : callable
+        Returns seconds, monotonic.
     """
 
-    def __init__(self, ledger: Ledger, app: Celery, tray: WorkTray) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        app: Celery,
+        tray: WorkTray,
+        client: redis.Redis,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._ledger = ledger
         self._app = app
         self._tray = tray
+        self._client = client
+        self._clock = clock
+        self._quiet_until = 0.0
 
     def ring(self, stage: Stage) -> int:
         """Claim and send as many jobs of a stage as its window has room for; returns how many.
 
-        A broker that is away is no loss: the jobs become claimable again.
+        A broker that is away is no loss: the jobs become claimable again. So do those behind a job that cannot be
+        sent for a reason of its own.
         """
-        room = WINDOW - self._ledger.leased_count(stage)
-        if room <= 0:
-            return 0
+        began = self._clock()
+        room = self._room(stage) if began >= self._quiet_until else 0
+        waiting = deque(self._ledger.claim_jobs(stage, room, LEASE_S[stage]) if room > 0 else ())
         sent = 0
-        for job in self._ledger.claim_jobs(stage, room, LEASE_S[stage]):
-            try:
-                self._send(job)
-                sent += 1
-            except BrokerError as exc:
-                log.warning("broker_away", stage=stage.value, error=exc.message)
+        try:
+            while waiting:
+                job = waiting.popleft()
+                sent += self._sent(job)
+        except BrokerError as exc:
+            waiting.append(job)
+            self._leave_alone(began, exc.message)
+        finally:
+            for job in waiting:
                 self._ledger.unclaim(job.id, job.fence)
-            except NotFoundError:
-                # The tray was lost or the study was prepared on another host: prepare it again.
-                self._ledger.prepare_again(job.id, job.fence)
         return sent
+
+    def _room(self, stage: Stage) -> int:
+        """Return for how many more messages there is room, beside one for each worker, which is at work on it."""
+        leased = self._ledger.leased_count(stage)
+        if leased < WINDOW:
+            return WINDOW - leased
+        began = self._clock()
+        try:
+            return WINDOW + alive(self._client, _ROLE[stage]) - leased
+        except redis.RedisError as exc:
+            self._leave_alone(began, type(exc).__name__)
+            return 0
+
+    def _leave_alone(self, since: float, error: str) -> None:
+        """Don't ask a broker again for as long as it kept us waiting: no study is completed in that time."""
+        log.warning("broker_away", error=error)
+        now = self._clock()
+        self._quiet_until = now + (now - since)
+
+    def _sent(self, job: Job) -> bool:
+        """Send a job; False if its model input is lost (or was prepared on another host): it is prepared again."""
+        try:
+            self._send(job)
+        except NotFoundError:
+            self._ledger.prepare_again(job.id, job.fence)
+            return False
+        return True
 
     def _send(self, job: Job) -> None:
         if job.stage is Stage.PREPARE:
@@ -181,8 +227,7 @@ class Completer:
     def _asked(self, study: Study, now: float) -> Future[int | None] | None:
         """Return the question put to a destination about this study; None when there is nothing to ask yet."""
         config = self._config
-        quiet_s = config.complete.quiet_s.get(study.modality, config.complete.quiet_s["CT"])
-        hinted = study.released_at is not None or now - study.last_object_at >= quiet_s
+        hinted = study.released_at is not None or is_quiet(study, now, config.complete)
         if not (config.complete.count_at_destination and config.destination and hinted):
             return None
         question = self._questions.get(study.id)
@@ -213,13 +258,16 @@ def run_dispatcher(
     """Run the loop until `stop` is set."""
     # Not the process: a dispatcher that was killed and started again leads on at once.
     holder = f"{socket.gethostname()}:{config.data_dir.resolve()}"
-    doorbell = Doorbell(ledger, app, WorkTray(config.data_dir))
+    client = connect(config)
+    tray = WorkTray(config.data_dir)
+    doorbell = Doorbell(ledger, app, tray, client)
     completer = Completer(config, ledger)
-    reclaimer = Reclaimer(ledger, connect(config))
+    reclaimer = Reclaimer(ledger, client)
+    reclaiming, tidying = _NowAndThen(_RECLAIM_EVERY_S), _NowAndThen(_TIDY_EVERY_S)
     pulse = Pulse(config, "dispatcher")
     pulse.start()
     deliverer.start()
-    led_until = swept_at = 0.0
+    led_until = 0.0
     try:
         while not stop.is_set():
             now = time.monotonic()
@@ -231,13 +279,29 @@ def run_dispatcher(
             completer.sweep()
             for stage in Stage:
                 doorbell.ring(stage)
-            if now - swept_at > _RECLAIM_EVERY_S:
-                swept_at = now
+            if reclaiming.is_due(now):
                 with suppress(redis.RedisError):  # the next sweep looks again
                     reclaimer.sweep()
+            if tidying.is_due(now):
+                tray.sweep(ledger.at_work(), time.time())
             deliverer.tick(time.time())
             stop.wait(_TICK_S)
     finally:
         deliverer.stop()
         completer.close()
         pulse.stop()
+
+
+@dataclass
+class _NowAndThen:
+    """What isn't done in every turn of the loop, but in the first."""
+
+    every_s: float
+    _next: float = 0.0
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether it is time again; if so, it next is in ``every_s`` seconds."""
+        if now < self._next:
+            return False
+        self._next = now + self.every_s
+        return True

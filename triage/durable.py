@@ -16,13 +16,18 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, by: str = "") -> Iterator[Path]:
     """Yield a file's draft, to be written: a reader of ``path`` sees what was there before, or all of the new one.
 
     Its folder is made. A draft whose writing fails is removed.
+
+    Parameters
+    ----------
+    by : str
+        Names the writer where there may be several at a time, so that none writes into another's draft.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".partial")
+    draft = path.with_name(f"{path.name}{by}.partial")
     try:
         yield draft
         sync(draft)

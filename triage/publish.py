@@ -9,7 +9,7 @@ from pydicom import Dataset
 
 from triage.config import Configuration, Destination
 from triage.errors import ReportError
-from triage.ledger import Instance, Ledger, OutboxItem, OutboxNew, State, Study
+from triage.ledger import Instance, Ledger, OutboxItem, OutboxNew, OutboxState, State, Study
 from triage.messages import Relevance
 from triage.pictures import Backdrop
 from triage.report import ReportInput, build_capture, build_parametric_map, build_report, encode
@@ -30,11 +30,15 @@ SR, HEATMAP = "sr", "heatmap"
 
 @dataclass(frozen=True)
 class _Statement:
-    """The headers of what was scored (or declined), what is said about it, and the report that said so before."""
+    """The headers of what was scored (or declined), what is said about it, and what said so before.
+
+    ``kept`` are the digests of this revision's objects by UID: one that is built again keeps its bytes.
+    """
 
     evidence: list[Dataset]
     result: ReportInput
     previous: Dataset | None
+    kept: dict[str, str]
 
 
 class Publisher:
@@ -108,7 +112,9 @@ class Publisher:
             for row in self._ledger.outbox_of(study.id)
             if row.kind == HEATMAP and row.destination == item.destination
         ]
-        return self._build(self._statement(study), item.destination, sop_class_uid, shown)
+        # The first form's own predecessor: the latest report is that form itself by now.
+        told = replace(self._statement(study), previous=_predecessor(self._store.read(item.digest)))
+        return self._build(told, item.destination, sop_class_uid, shown)
 
     def _build(
         self, told: _Statement, destination: str, sop_class_uid: str, maps: Sequence[OutboxNew] = ()
@@ -120,6 +126,9 @@ class Publisher:
             previous=told.previous,
             maps=[self._store.read(row.digest, stop_before_pixels=True) for row in maps],
         )
+        digest = told.kept.get(str(report.SOPInstanceUID))
+        if digest is not None:
+            return OutboxNew(destination, SR, str(report.SOPClassUID), str(report.SOPInstanceUID), digest)
         return self._kept(report, destination, SR)
 
     def _build_maps(self, study: Study, told: _Statement, maps: Maps) -> list[OutboxNew]:
@@ -158,7 +167,9 @@ class Publisher:
             station=self._config.listen.ae_title,
             created_at=datetime.now(UTC),
         )
-        return _Statement(evidence, result, self._previous(study))
+        rows = self._ledger.outbox_of(study.id)
+        kept = {row.sop_instance_uid: row.digest for row in rows if row.state is not OutboxState.DISCARDED}
+        return _Statement(evidence, result, self._previous(study), kept)
 
     def _images_of(self, study: Study) -> list[Instance]:
         return [instance for instance in self._ledger.instances_of(study.id) if instance.scorable]
@@ -166,3 +177,16 @@ class Publisher:
     def _previous(self, study: Study) -> Dataset | None:
         item = self._ledger.previous_report(study.id)
         return self._store.read(item.digest) if item is not None else None
+
+
+def _predecessor(report: Dataset) -> Dataset | None:
+    """Return the UIDs of the report that a report of ours names as its predecessor (PS3.3 section C.17.2)."""
+    named = report.get("PredecessorDocumentsSequence")
+    if not named:
+        return None
+    series = named[0].ReferencedSeriesSequence[0]
+    sop = series.ReferencedSOPSequence[0]
+    previous = Dataset()
+    previous.StudyInstanceUID, previous.SeriesInstanceUID = named[0].StudyInstanceUID, series.SeriesInstanceUID
+    previous.SOPClassUID, previous.SOPInstanceUID = sop.ReferencedSOPClassUID, sop.ReferencedSOPInstanceUID
+    return previous

@@ -36,6 +36,10 @@ _BEAT_TTL_S = 12
 # Redelivery by the broker is only the second line: the ledger's leases are the first. An hour is longer
 # than any job's lease, so the two never race.
 _VISIBILITY_TIMEOUT_S = 3600
+# A broker that accepts and never answers: kombu waits for ever unless told otherwise. Its blocking pops ask for a
+# second's patience, and get their answer within it.
+_CONNECT_S = 3
+_ANSWER_S = 5
 
 
 def socket_path(config: Configuration) -> Path:
@@ -73,7 +77,7 @@ def broker_url(config: Configuration) -> str:
 def connect(config: Configuration) -> redis.Redis:
     """Return a client of the broker with short timeouts; it connects at first use."""
     url = f"unix://{socket_path(config)}" if config.broker.url == "embedded" else config.broker.url
-    return redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3)
+    return redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=_CONNECT_S)
 
 
 def make_app(config: Configuration) -> Celery:
@@ -97,7 +101,8 @@ def make_app(config: Configuration) -> Celery:
         broker_transport_options={
             "visibility_timeout": _VISIBILITY_TIMEOUT_S,
             "socket_keepalive": True,
-            "retry_on_timeout": True,
+            "socket_connect_timeout": _CONNECT_S,
+            "socket_timeout": _ANSWER_S,
         },
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -118,7 +123,7 @@ def send(app: Celery, task: str, *args: object) -> None:
     Raises
     ------
     BrokerError
-        If the broker cannot be reached within a few seconds.
+        If the broker cannot be reached, or doesn't answer, within some ten seconds.
     """
     try:
         app.send_task(

@@ -13,14 +13,14 @@ from triage.config import Configuration
 from triage.deliver import Negotiator
 from triage.dispatch import Doorbell
 from triage.errors import NotScoredError, TriageError
-from triage.ledger import Ledger, State, Study, open_ledger
+from triage.ledger import Ledger, Study, open_ledger
 from triage.messages import LEASE_S, Relevance, Score, Stage
 from triage.pictures import Backdrop
 from triage.publish import HEATMAP, Publisher
 from triage.rank import suggested_priority
 from triage.sop_classes import scored_as
 from triage.store import ObjectStore
-from triage.transport import PREPARE_TASK, REFUSED_TASK, REPORT_TASK, SCORED_TASK, Pulse
+from triage.transport import PREPARE_TASK, REFUSED_TASK, REPORT_TASK, SCORED_TASK, Pulse, connect
 from triage.worktray import WorkTray
 from workers.images import Source, prepare
 from workers.images.backdrop import backdrop
@@ -71,6 +71,7 @@ class NodeTasks:
                 self._ledger.unsuitable(job_id, fence, exc.message, report=self._report_not_scored)
             except Exception as exc:  # noqa: BLE001 - the task's edge: the job goes back, counted, and ends as failed
                 self._give_back(study, job_id, fence, exc)
+            self._tidy(study.id)  # it may be too late, or not to be scored
         self._doorbell.ring(Stage.SCORE)
         self._doorbell.ring(Stage.REPORT)
 
@@ -81,11 +82,8 @@ class NodeTasks:
             priority = suggested_priority(score.percentile, self._config.rank) if not score.not_scored else None
             if relevance is not None:
                 self._keep_map(job_id, relevance)  # before the report can begin
-            job = self._ledger.scored(job_id, fence, score, priority, report_not_scored=self._report_not_scored)
-            if job is not None:
-                self._tray.drop(job.study_id)
-            elif relevance is not None:
-                self._forget_late_map(job_id)
+            self._ledger.scored(job_id, fence, score, priority, report_not_scored=self._report_not_scored)
+            self._tidy(self._ledger.job(job_id).study_id)
         self._doorbell.ring(Stage.REPORT)
         self._doorbell.ring(Stage.SCORE)
 
@@ -95,15 +93,14 @@ class NodeTasks:
         except Exception as exc:  # noqa: BLE001 - a score is never lost with its map
             log.error("relevance_map_lost", job=job_id, error=type(exc).__name__)
 
-    def _forget_late_map(self, job_id: int) -> None:
-        """Drop the map of a stale score, unless the same study's report is still to come: it is the same map."""
-        study = self._ledger.study_by_id(self._ledger.job(job_id).study_id)
-        if study.state is not State.SCORED:
-            self._tray.drop_relevance(study.id)
+    def _tidy(self, study_id: int) -> None:
+        """Forget what a study has no use for any more, whatever became of the job that was at it."""
+        self._tray.keep_what(self._ledger.study_by_id(study_id).state, study_id)
 
     def refused(self, job_id: int, fence: int, error: str) -> None:
         """Take note that a score worker could not score; the job is tried again and in the end fails visibly."""
         self._ledger.give_back(job_id, fence, error, _RETRY_S)
+        self._tidy(self._ledger.job(job_id).study_id)
 
     def report(self, job_id: int, fence: int) -> None:
         """Build the SR of a scored or declined study and put it into the outbox."""
@@ -113,10 +110,10 @@ class NodeTasks:
                 return
             try:
                 rows = self._publisher.publish(study, self._negotiator, partial(self._map_of, study))
-                if self._ledger.reported(job_id, fence, rows):
-                    self._tray.drop_relevance(study.id)
+                self._ledger.reported(job_id, fence, rows)
             except Exception as exc:  # noqa: BLE001 - as above
                 self._give_back(study, job_id, fence, exc)
+            self._tidy(study.id)
 
     def _map_of(self, study: Study) -> tuple[Relevance, Backdrop] | None:
         """Return a study's map and the images to show it on, decoded once more."""
@@ -154,7 +151,8 @@ def register(app: Celery, config: Configuration, pulse: Pulse) -> None:
         If the ledger cannot be opened or a configured bundle is missing or altered.
     """
     ledger = open_ledger(config)
-    tasks = NodeTasks(config, ledger, Doorbell(ledger, app, WorkTray(config.data_dir)), pulse)
+    doorbell = Doorbell(ledger, app, WorkTray(config.data_dir), connect(config))
+    tasks = NodeTasks(config, ledger, doorbell, pulse)
     for name, function in (
         (PREPARE_TASK, tasks.prepare),
         (SCORED_TASK, tasks.scored),

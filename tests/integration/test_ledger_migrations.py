@@ -150,7 +150,7 @@ def test_sqlite_is_the_default_and_durable(tmp_path: Path) -> None:
     config = ledger_config("", tmp_path / "data")
     assert ledger_url(config) == f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite3'}"
     ledger = open_ledger(config)
-    with ledger.engine.connect() as connection:
+    with ledger._database.reader.connect() as connection:
         told = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")

@@ -81,9 +81,9 @@ def test_an_attempt_counts_once_though_the_proof_fails_later(ledger: Ledger, clo
 def test_what_is_sent_but_not_proved(ledger: Ledger, clock: Clock) -> None:
     item = one_item(ledger)
     ledger.outbox_sent(item.id, "0000", "2.25.7")
-    assert ledger.sent_unproven("pacs", clock.now) == []
-    assert [i.id for i in ledger.sent_unproven("pacs", clock.now + 1)] == [item.id]
-    assert ledger.sent_unproven("archive", clock.now + 1) == []
+    assert ledger.sent_unproven("pacs", clock.now, 10) == []
+    assert [i.id for i in ledger.sent_unproven("pacs", clock.now + 1, 10)] == [item.id]
+    assert ledger.sent_unproven("archive", clock.now + 1, 10) == []
 
 
 def test_dead_letters(ledger: Ledger, clock: Clock) -> None:

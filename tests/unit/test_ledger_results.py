@@ -4,10 +4,12 @@ import math
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import update
 
 from tests.support.ledgers import (
     DIGEST,
     LEASE_S,
+    Clock,
     a_report,
     a_score,
     an_object,
@@ -20,10 +22,12 @@ from tests.support.ledgers import (
     to_scoring,
 )
 from triage.errors import ForbiddenTransitionError, NotFoundError
-from triage.ledger import JobState, Ledger, OutboxState, State
+from triage.ledger import JobState, Ledger, OutboxState, State, schema
 from triage.messages import Priority, Stage
 
 pytest_plugins = ["tests.support.ledger_fixtures"]
+
+UID = "1.2.3.4"
 
 
 @pytest.mark.parametrize("report", [False, True])
@@ -137,8 +141,34 @@ def test_discarding_ends_all_work_and_sending(ledger: Ledger) -> None:
     ledger.outbox_sent(first.id, "0000", "2.25.1")
     done = ledger.discard(study.study_instance_uid, "operator", "wrong patient")
     assert (done.state, done.reason) == (State.DISCARDED, "wrong patient")
-    assert [item.state for item in ledger.outbox_of(study.id)] == [OutboxState.SENT, OutboxState.DISCARDED]
+    assert [item.state for item in ledger.outbox_of(study.id)] == [OutboxState.DISCARDED] * 2
     with pytest.raises(ForbiddenTransitionError):
         ledger.discard(study.study_instance_uid, "operator", "again")
     ledger.outbox_committed(first.id, "commitment")
     assert ledger.study_by_id(study.id).state is State.DISCARDED
+
+
+def test_nothing_of_a_discarded_study_is_sent_any_more(ledger: Ledger, clock: Clock) -> None:
+    """Not what the destination turns out not to hold, nor what an earlier revision reported."""
+    first = to_reported(ledger, receive(ledger, UID))
+    ledger.record_instance(an_object(UID, 2))
+    second = to_reported(ledger, ledger.study(UID))
+    (before,), (sent,) = ledger.outbox_of(first.id), ledger.outbox_of(second.id)
+    ledger.outbox_sent(sent.id, "0000", "")
+    ledger.discard(UID, "operator", "wrong patient")
+    assert not ledger.outbox_retry(sent.id, "the destination took it, but does not hold it", clock.now)
+    assert ledger.due_outbox("pacs", 10) == []
+    assert ledger.sent_unproven("pacs", clock.now + 1, 10) == []
+    with pytest.raises(ForbiddenTransitionError):
+        ledger.outbox_requeue(sent.id)
+    assert ledger.outbox_item(before.id).state is OutboxState.DISCARDED
+
+
+def test_what_an_older_program_left_of_a_discarded_study_is_not_sent(ledger: Ledger, clock: Clock) -> None:
+    study = to_reported(ledger, receive(ledger))
+    (item,) = ledger.outbox_of(study.id)
+    ledger.discard(study.study_instance_uid, "operator", "wrong patient")
+    with ledger._database.write() as connection:
+        connection.execute(update(schema.outbox).where(schema.outbox.c.id == item.id).values(state="sent"))
+    assert ledger.outbox_retry(item.id, "does not hold it", clock.now)
+    assert ledger.due_outbox("pacs", 10) == []

@@ -36,7 +36,7 @@ def test_the_road_is_the_designs() -> None:
 
 
 def test_the_database_holds_the_same_table(ledger: Ledger) -> None:
-    with ledger.engine.connect() as connection:
+    with ledger._database.reader.connect() as connection:
         rows = {tuple(row) for row in connection.execute(select(schema.transition))}
     assert rows == {(a.value, b.value) for a in State for b in ALLOWED[a]}
 
@@ -90,7 +90,7 @@ def test_events_are_append_only(ledger: Ledger, change: str) -> None:
 
 
 def test_postgresql_does_not_truncate_events(ledger: Ledger) -> None:
-    if ledger.engine.dialect.name == "sqlite":
+    if ledger._database.reader.dialect.name == "sqlite":
         pytest.skip("SQLite has no TRUNCATE")
     receive(ledger)
     with ledger._database.engine.connect() as connection, pytest.raises(exc.IntegrityError, match="append-only"):

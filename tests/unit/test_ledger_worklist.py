@@ -19,7 +19,7 @@ from tests.support.ledgers import (
 )
 from triage.config.schema import Rank
 from triage.errors import LedgerError, NotFoundError
-from triage.ledger import Ledger, State, Study
+from triage.ledger import Ledger, OutboxNew, State, Study
 from triage.messages import Priority, Stage
 
 pytest_plugins = ["tests.support.ledger_fixtures"]
@@ -117,7 +117,16 @@ def test_pages_are_the_list_cut_in_pieces(ledger: Ledger, clock: Clock) -> None:
     assert len(set(ids(pieces))) == len(pieces)
 
 
-@pytest.mark.parametrize("cursor", ["x", "[1,2]", '{"a":1}', "[1,2,3,null]", "7"])
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        *("x", "[1,2]", '{"a":1}', "[1,2,3,null]", "7"),
+        *("[1,Infinity,1,1]", "[Infinity,1,1,1]", "[1,1,NaN,1]", "[1e999,1,1,1]"),
+        *("[1,1,1,-1]", "[1,7,1,1]", f"[1,1,1,{10**40}]", f"[1,{10**40},1,1]", f"[{10**400},1,1,1]"),
+        "[" * 100_000 + "]" * 100_000,
+    ],
+    ids=lambda cursor: cursor[:20],
+)
 def test_a_foreign_cursor_is_refused(ledger: Ledger, clock: Clock, cursor: str) -> None:
     with pytest.raises(ValueError, match="cursor"):
         ledger.worklist(clock.now, RANK, None, None, 10, cursor)
@@ -162,6 +171,57 @@ def test_what_is_read_leaves_the_list_until_something_new_comes(ledger: Ledger, 
     assert ledger.mark_read(uid, "another").read_at == clock.now - 1
     ledger.record_instance(an_object(uid, 2))
     assert [s.revision for s in ledger.worklist(clock.now, RANK)[0]] == [2]
+
+
+@pytest.mark.parametrize("state", [s for s in State if s not in HIDDEN])
+@pytest.mark.parametrize("modality", ["MR", "CR"])
+def test_an_image_that_comes_after_it_was_read_is_seen(
+    ledger: Ledger, clock: Clock, state: State, modality: str
+) -> None:
+    """Read while it was still coming, or long ago; what came later can be scored, or not."""
+    study = receive(ledger)
+    if state is not State.RECEIVING:
+        to_state(ledger, study, state)
+    uid = study.study_instance_uid
+    ledger.mark_read(uid, "reader")
+    ledger.record_instance(an_object(uid, 2, modality="SR", scorable=False))
+    assert ledger.worklist(clock.now, RANK)[0] == []
+    ledger.record_instance(an_object(uid, 3, modality=modality, scorable=modality == "CR"))
+    [listed], _ = ledger.worklist(clock.now, RANK)
+    assert (listed.study_instance_uid, listed.read_at) == (uid, None)
+    if listed.revision == 1:
+        assert ledger.events(study.id)[-1].reason == "not read any more: an image came later"
+
+
+@pytest.mark.parametrize("scorable", [True, False])
+def test_an_image_brings_a_discarded_study_back(ledger: Ledger, clock: Clock, scorable: bool) -> None:
+    study = to_state(ledger, receive(ledger), State.DISCARDED)
+    uid = study.study_instance_uid
+    ledger.record_instance(an_object(uid, 2, modality="KO", scorable=False))
+    assert ledger.worklist(clock.now, RANK)[0] == []
+    ledger.record_instance(an_object(uid, 3, modality="CR" if scorable else "US", scorable=scorable))
+    [listed], _ = ledger.worklist(clock.now, RANK)
+    assert (listed.revision, listed.state, listed.arrived_at) == (2, State.RECEIVING, study.arrived_at)
+    ledger.complete_study(listed.id, "quiet")
+    assert ledger.study(uid).state is State.COMPLETE
+
+
+@pytest.mark.parametrize("end", ["read", "discarded"])
+def test_our_own_map_on_its_way_back_is_no_news(ledger: Ledger, clock: Clock, end: str) -> None:
+    study = receive(ledger)
+    uid = study.study_instance_uid
+    back = an_object(uid, 2, modality="OT", scorable=False)
+    job = to_scored(ledger, study)
+    sent = OutboxNew("pacs", "heatmap", back.sop_class_uid, back.sop_instance_uid, back.digest)
+    ledger.reported(job.id, job.fence, [sent])
+    if end == "read":
+        ledger.mark_read(uid, "reader")
+    else:
+        ledger.discard(uid, "operator", "sent by mistake")
+    ledger.record_instance(back)
+    assert ledger.worklist(clock.now, RANK)[0] == []
+    ledger.record_instance(an_object(uid, 3, modality="OT", scorable=False))
+    assert len(ledger.worklist(clock.now, RANK)[0]) == 1
 
 
 def test_a_failed_study_keeps_what_it_inherited(ledger: Ledger, clock: Clock) -> None:

@@ -137,9 +137,9 @@ class Destination(Section):
     storage_commitment: bool = Field(True, description="ask for proof by storage commitment; else by C-FIND")
     send: tuple[Literal["sr", "not_scored", "heatmap"], ...] = Field(
         ("sr",),
-        description='what it gets: "sr" results; "not_scored" adds SRs that say why a study has no score; "heatmap" '
-        "adds relevance maps, off by default: triage must not direct attention to a part of an image, and a map that "
-        "does argues for another kind of device (21 CFR 892.2070: a CADe is not for triage). Research only",
+        description='what it gets: "sr" results; "not_scored" adds SRs that say why a radiograph or CT has no score; '
+        '"heatmap" adds relevance maps, off by default: triage must not direct attention to a part of an image, and a '
+        "map that does argues for another kind of device (21 CFR 892.2070: a CADe is not for triage). Research only",
     )
 
     @field_validator("send")

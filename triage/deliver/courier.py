@@ -50,7 +50,7 @@ class Courier:
         due = self._ledger.due_outbox(name, batch)
         more = bool(due) and self.breaker.allows() and self._send_and_prove(due)
         sent_before = self._means.clock() - self._policy.report_after_s
-        unproven = self._ledger.sent_unproven(name, sent_before)[:batch]
+        unproven = self._ledger.sent_unproven(name, sent_before, batch)
         # On an association of its own: a PACS that breaks off when asked must not break off the sending.
         if unproven and self.breaker.allows():
             self._prove_late(unproven)

@@ -1,7 +1,7 @@
 """What every room of the ledger stands on: rows to records, locks, and the one way a study changes its state."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -103,7 +103,7 @@ class Room:
             yield connection, held if good and job.stage in (stages or Stage) else None
 
     def _lock_current(self, connection: Connection, study_instance_uid: str) -> Study | None:
-        """The same for a study's current revision; None if the study is unknown."""
+        """Lock a study's current revision, and the study against a new one; None if it is unknown."""
         self._database.serialise(connection, study_instance_uid)
         query = (
             select(schema.study)
@@ -188,6 +188,14 @@ class Room:
             .values(
                 state=JobState.FAILED, leased_at=None, lease_until=None, fence=schema.job.c.fence + 1, last_error=error
             )
+        )
+
+    def _discard_items(self, connection: Connection, study_ids: Sequence[int], *states: OutboxState) -> None:
+        """Send no more of these study revisions; what a destination has proved to hold stays so."""
+        connection.execute(
+            update(schema.outbox)
+            .where(schema.outbox.c.study_id.in_(study_ids), schema.outbox.c.state.in_(states))
+            .values(state=OutboxState.DISCARDED)
         )
 
     def _fail(self, connection: Connection, held: Held, error: str) -> None:

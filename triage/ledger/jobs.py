@@ -2,15 +2,18 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
 
 from triage.ledger import schema
 from triage.ledger.base import Room, to_job
 from triage.ledger.records import Job, JobState, State, Study
+from triage.ledger.transitions import GONE
 from triage.messages import Stage
 
 MAX_ATTEMPTS = 5
-_CLOSED = (State.SUPERSEDED, State.DISCARDED)
+# Jobs that are given up in one turn: whoever claims has other things to do.
+_AT_ONCE = 32
+_AT_WORK = (State.PREPARING, State.SCORING, State.SCORED)
 
 
 class Jobs(Room):
@@ -23,13 +26,13 @@ class Jobs(Room):
         """
         now = self._clock()
         # Looking first costs no lock: mostly there is nothing to do, and the dispatcher asks several times a second.
-        looked = select(schema.job.c.id, schema.job.c.attempts).where(_claimable(stage, now))
+        looked = select(schema.job.c.id).where(_claimable(stage, now))
         with self._database.read() as connection:
-            seen = connection.execute(looked).all()
-        exhausted = [row.id for row in seen if row.attempts >= MAX_ATTEMPTS]
+            exhausted = list(connection.scalars(looked.where(schema.job.c.attempts >= MAX_ATTEMPTS).limit(_AT_ONCE)))
+            fresh = connection.scalars(looked.where(schema.job.c.attempts < MAX_ATTEMPTS).limit(1)).first()
         for job_id in exhausted:
             self._expire(job_id, now)
-        return self._lease(stage, limit, now, now + lease_s) if len(seen) > len(exhausted) else []
+        return self._lease(stage, limit, now, now + lease_s) if fresh is not None else []
 
     def _lease(self, stage: Stage, limit: int, now: float, lease_until: float) -> list[Job]:
         query = (
@@ -38,7 +41,7 @@ class Jobs(Room):
             .where(
                 _claimable(stage, now),
                 schema.job.c.attempts < MAX_ATTEMPTS,
-                schema.study.c.state.not_in(_CLOSED),
+                schema.study.c.state.not_in(GONE),
             )
             .order_by(schema.study.c.stat.desc(), schema.study.c.arrived_at, schema.job.c.id)
             .limit(limit)
@@ -73,17 +76,21 @@ class Jobs(Room):
 
     def leased_jobs(self, stage: Stage) -> list[Job]:
         """Return the jobs of this stage under a lease that hasn't run out."""
-        query = (
-            select(schema.job)
-            .where(schema.job.c.stage == stage, schema.job.c.lease_until >= self._clock())
-            .order_by(schema.job.c.id)
-        )
+        query = select(schema.job).where(_leased(stage, self._clock())).order_by(schema.job.c.id)
         with self._database.read() as connection:
             return [to_job(row) for row in connection.execute(query)]
 
     def leased_count(self, stage: Stage) -> int:
         """Return how many they are."""
-        return len(self.leased_jobs(stage))
+        query = select(func.count()).select_from(schema.job).where(_leased(stage, self._clock()))
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def at_work(self) -> dict[int, State]:
+        """Return the state of every study revision that is being prepared, scored or reported, by its number."""
+        query = select(schema.study.c.id, schema.study.c.state).where(schema.study.c.state.in_(_AT_WORK))
+        with self._database.read() as connection:
+            return {int(row.id): State(row.state) for row in connection.execute(query)}
 
     def start(self, job_id: int, fence: int, lease_s: float) -> Study | None:
         """Begin a leased job: the lease runs `lease_s` seconds from now; a study to prepare becomes preparing.
@@ -202,7 +209,13 @@ def _to_ready(connection: Connection, job: Job, **values: Any) -> None:
     )
 
 
+def _leased(stage: Stage, now: float) -> ColumnElement[bool]:
+    # A lease alone tells as much, but the index knows the state: finished jobs are many.
+    return and_(schema.job.c.stage == stage, schema.job.c.state == JobState.LEASED, schema.job.c.lease_until >= now)
+
+
 def _claimable(stage: Stage, now: float) -> ColumnElement[bool]:
     ready = and_(schema.job.c.state == JobState.READY, schema.job.c.not_before <= now)
     abandoned = and_(schema.job.c.state == JobState.LEASED, schema.job.c.lease_until < now)
-    return and_(schema.job.c.stage == stage, or_(ready, abandoned))
+    unfinished = schema.job.c.state.in_([JobState.READY, JobState.LEASED])  # said for the index
+    return and_(schema.job.c.stage == stage, unfinished, or_(ready, abandoned))

@@ -35,11 +35,6 @@ class Ledger(Reception, Jobs, Results, Outbox, Worklist, Operator, Leader):
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
         super().__init__(Database(engine), clock)
 
-    @property
-    def engine(self) -> Engine:
-        """An engine for questions that no method answers (metrics): read-only transactions."""
-        return self._database.reader
-
     def clock(self) -> float:
         """Return the ledger's time, seconds since the epoch."""
         return self._clock()

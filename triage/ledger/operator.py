@@ -22,6 +22,8 @@ class Operator(Room):
     def requeue(self, study_instance_uid: str, actor: str) -> Study:
         """Work on a failed or unsuitable study again, from the start, with its attempts counted from zero.
 
+        A report that said why isn't sent any more; one that was sent is the next one's predecessor.
+
         Raises
         ------
         ForbiddenTransitionError
@@ -34,10 +36,11 @@ class Operator(Room):
             before = self._before(connection, study)
             self._move(
                 connection, study, State.COMPLETE, actor=actor, reason="requeued", score=None, log_posterior=None,
-                notes="", **before,
+                notes="", result_sop_instance_uid="", reported_at=None, **before,
             )  # fmt: skip
             connection.execute(delete(schema.source).where(schema.source.c.study_id == study.id))
             self._close_jobs(connection, study.id, "requeued")
+            self._discard_items(connection, [study.id], OutboxState.PENDING, OutboxState.DEAD)
             self._arm(connection, study.id, Stage.PREPARE)
             return self._get_study(connection, study.id)
 
@@ -55,7 +58,7 @@ class Operator(Room):
     def discard(self, study_instance_uid: str, actor: str, reason: str) -> Study:
         """Take a study off the worklist for good; nothing more of it is worked on or sent.
 
-        A later object brings it back as a new revision.
+        A later image brings it back as a new revision.
 
         Raises
         ------
@@ -66,15 +69,16 @@ class Operator(Room):
             study = self._known_current(connection, study_instance_uid)
             self._move(connection, study, State.DISCARDED, actor=actor, reason=reason)
             self._close_jobs(connection, study.id, "discarded")
-            connection.execute(
-                update(schema.outbox)
-                .where(
-                    schema.outbox.c.study_id == study.id,
-                    schema.outbox.c.state.in_([OutboxState.PENDING, OutboxState.DEAD]),
-                )
-                .values(state=OutboxState.DISCARDED)
-            )
+            # Earlier revisions' reports may be on their way as well. One that was sent, but isn't held, would be again.
+            unproved = OutboxState.PENDING, OutboxState.SENT, OutboxState.DEAD
+            self._discard_items(connection, self._lock_revisions(connection, study), *unproved)
             return self._get_study(connection, study.id)
+
+    @staticmethod
+    def _lock_revisions(connection: Connection, study: Study) -> list[int]:
+        columns = schema.study.c
+        query = select(columns.id).where(columns.study_instance_uid == study.study_instance_uid).order_by(columns.id)
+        return [int(study_id) for study_id in connection.scalars(query.with_for_update())]
 
     def stat(self, study_instance_uid: str, actor: str, on: bool = True) -> Study:
         """Put a study before all others, or no longer."""
@@ -103,7 +107,7 @@ class Operator(Room):
             return self._mark(connection, study, actor, "released", claimed_by="")
 
     def mark_read(self, study_instance_uid: str, actor: str) -> Study:
-        """Note that a study has been read; it leaves the worklist unless a later object brings a new revision."""
+        """Note that a study has been read; it leaves the worklist until a later image brings it back."""
         with self._database.write() as connection:
             study = self._known_current(connection, study_instance_uid)
             return self._mark(connection, study, actor, "read", read_at=study.read_at or self._clock())

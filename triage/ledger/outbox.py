@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Select, select, update
 from triage.errors import ForbiddenTransitionError, NotFoundError
 from triage.ledger import schema
 from triage.ledger.base import Room, to_outbox_item
-from triage.ledger.records import OutboxItem, OutboxState
+from triage.ledger.records import OutboxItem, OutboxState, State
 
 _UNPROVED = frozenset({OutboxState.PENDING, OutboxState.SENT})
 
@@ -24,14 +24,15 @@ class Outbox(Room):
                 schema.outbox.c.destination == destination,
                 schema.outbox.c.state == OutboxState.PENDING,
                 schema.outbox.c.next_try_at <= self._clock(),
+                schema.study.c.state != State.DISCARDED,
             )
             .order_by(schema.study.c.stat.desc(), schema.outbox.c.id)
             .limit(limit)
         )
         return self._items(query)
 
-    def sent_unproven(self, destination: str, older_than: float) -> list[OutboxItem]:
-        """Return what was sent to a destination before the time `older_than` and isn't proved yet."""
+    def sent_unproven(self, destination: str, older_than: float, limit: int) -> list[OutboxItem]:
+        """Return what was sent to a destination before the time `older_than` and isn't proved yet, oldest first."""
         query = (
             select(schema.outbox)
             .where(
@@ -40,6 +41,7 @@ class Outbox(Room):
                 schema.outbox.c.sent_at < older_than,
             )
             .order_by(schema.outbox.c.id)
+            .limit(limit)
         )
         return self._items(query)
 
@@ -138,10 +140,12 @@ class Outbox(Room):
         Raises
         ------
         ForbiddenTransitionError
-            If the destination has proved that it holds it.
+            If the destination has proved that it holds it, or the study was discarded.
         """
         with self._database.write() as connection:
             item = self._lock_item(connection, item_id)
+            if self._get_study(connection, item.study_id).state is State.DISCARDED:
+                raise ForbiddenTransitionError("nothing of a discarded study is sent")
             fresh = {"attempts": 0, "next_try_at": self._clock(), "transaction_uid": ""}
             from_states = frozenset(OutboxState) - {OutboxState.COMMITTED}
             if not self._change(connection, item, from_states, OutboxState.PENDING, **fresh):
@@ -195,8 +199,10 @@ class Outbox(Room):
         with self._database.read() as connection:
             return set(connection.scalars(query))
 
-    def previous_report(self, study_id: int, destination: str | None = None) -> OutboxItem | None:
-        """Return the report of the latest earlier revision that has one (not discarded): the predecessor.
+    def previous_report(self, study_id: int) -> OutboxItem | None:
+        """Return the latest report of a study up to this revision (not discarded): the predecessor of the next one.
+
+        A revision has one itself when it was reported, then requeued.
 
         Raises
         ------
@@ -210,15 +216,13 @@ class Outbox(Room):
                 .join(schema.study, schema.study.c.id == schema.outbox.c.study_id)
                 .where(
                     schema.study.c.study_instance_uid == study.study_instance_uid,
-                    schema.study.c.revision < study.revision,
+                    schema.study.c.revision <= study.revision,
                     schema.outbox.c.kind == "sr",
                     schema.outbox.c.state != OutboxState.DISCARDED,
                 )
                 .order_by(schema.study.c.revision.desc(), schema.outbox.c.id.desc())
                 .limit(1)
             )
-            if destination is not None:
-                query = query.where(schema.outbox.c.destination == destination)
             row = connection.execute(query).one_or_none()
         return to_outbox_item(row) if row else None
 

@@ -32,6 +32,10 @@ class Reception(Room):
         revision, which keeps arrival, STAT, claim and the last priority, so that the study doesn't sink while it
         is scored again; an object that no flow looks at is merely filed.
 
+        No image stays unseen: any one opens the next revision of a discarded study, and one that joins a study that
+        was read brings it back onto the worklist. Reports and other objects without images do neither, nor what we
+        sent ourselves and a PACS sends back.
+
         Raises
         ------
         ConflictingObjectError
@@ -55,7 +59,7 @@ class Reception(Room):
                 return Recorded.DUPLICATE
             if study is None:
                 study_id = self._open(connection, _first_revision(obj, now), reason="first object")
-            elif study.state is not State.RECEIVING and obj.scorable:
+            elif self._opens_next(connection, study, obj):
                 study_id = self._open_next(connection, study, obj, now)
             else:
                 study_id = self._join(connection, study, obj, now)
@@ -67,6 +71,25 @@ class Reception(Room):
                 )
             )
         return Recorded.NEW
+
+    def _opens_next(self, connection: Connection, study: Study, obj: ReceivedInstance) -> bool:
+        if study.state is State.DISCARDED:
+            return obj.scorable or self._is_news(connection, obj)
+        return study.state is not State.RECEIVING and obj.scorable
+
+    @staticmethod
+    def _is_news(connection: Connection, obj: ReceivedInstance) -> bool:
+        """Tell whether an object is an image, and not one of our own maps on its way back from a PACS."""
+        ours = (
+            select(schema.outbox.c.id)
+            .join(schema.study, schema.study.c.id == schema.outbox.c.study_id)
+            .where(
+                schema.study.c.study_instance_uid == obj.study_instance_uid,
+                schema.outbox.c.sop_instance_uid == obj.sop_instance_uid,
+            )
+            .limit(1)
+        )
+        return _images(obj) > 0 and connection.execute(ours).first() is None
 
     def _open(self, connection: Connection, values: dict[str, Any], *, reason: str) -> int:
         statement = insert(schema.study).values(state=State.RECEIVING, is_current=True, **values)
@@ -99,6 +122,10 @@ class Reception(Room):
         values = _merged(study, obj)
         if study.state is State.RECEIVING:
             values["last_object_at"] = now
+        if study.read_at is not None and self._is_news(connection, obj):
+            values["read_at"] = None
+            reason = "not read any more: an image came later"
+            self._note(connection, study.id, study.state, study.state, actor="listener", reason=reason)
         connection.execute(update(schema.study).where(schema.study.c.id == study.id).values(**values))
         return study.id
 
@@ -139,13 +166,11 @@ class Reception(Room):
         with self._database.read() as connection:
             return [to_study(row) for row in connection.execute(query)]
 
-    def complete_study(
-        self, study_id: int, signal: str, *, actor: str = "dispatcher", report_not_scored: bool = False
-    ) -> bool:
+    def complete_study(self, study_id: int, signal: str) -> bool:
         """Close a revision for new objects, fix its manifest hash and make its PREPARE job ready.
 
-        A study without any scorable object becomes unsuitable at once; with `report_not_scored` it gets a REPORT
-        job.
+        A study without any scorable object becomes unsuitable at once. No report says so: ours are of chest
+        radiographs and head CTs, and have no words for a study of another kind.
 
         Returns
         -------
@@ -166,7 +191,7 @@ class Reception(Room):
                 connection,
                 study,
                 State.COMPLETE,
-                actor=actor,
+                actor="dispatcher",
                 reason=signal,
                 completed_by=signal,
                 manifest_hash=_manifest_hash(held),
@@ -176,9 +201,7 @@ class Reception(Room):
                 return True
             completed = self._lock_study(connection, study_id)
             reason = _why_nothing(held)
-            self._move(connection, completed, State.UNSUITABLE, actor=actor, reason=reason)
-            if report_not_scored:
-                self._arm(connection, study.id, Stage.REPORT)
+            self._move(connection, completed, State.UNSUITABLE, actor="dispatcher", reason=reason)
         return True
 
     def instances_of(self, study_id: int) -> list[Instance]:

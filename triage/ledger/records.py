@@ -105,7 +105,7 @@ class Study:
     released_at : float or None
         When an association that brought objects of this revision was released last.
     completed_by : str
-        The signal that completed it: ``"quiet"``, ``"quiet+release"``, ``"count"``, ``"cap"``, ``"operator"``.
+        The signal that completed it: ``"quiet"``, ``"quiet+release"``, ``"count"`` or ``"cap"``.
     modality : str
         Modality (0008,0060), the most telling one of the study's objects.
     manifest_hash : str
@@ -225,7 +225,8 @@ class OutboxItem:
     transaction_uid : str
         Of the storage commitment request that covers it; empty if none was made.
     proof : str
-        What showed that the destination holds it, e.g. ``"commitment"`` or ``"find"``.
+        What showed that the destination holds it: ``"storage commitment"``, ``"C-FIND"`` or ``"C-STORE success
+        only"``; empty before.
     """
 
     id: int

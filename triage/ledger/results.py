@@ -121,8 +121,8 @@ class Results(Room):
         Parameters
         ----------
         items : sequence of OutboxNew
-            One per destination; one that is in the outbox already is left as it is. An empty destination means
-            that the report goes nowhere: no row is made.
+            One per destination; one that is in the outbox already is left as it is, unless it was discarded: then
+            it is to be sent after all. An empty destination means that the report goes nowhere: no row is made.
         result_sop_instance_uid : str, optional
             The result to show; by default the first item's.
 
@@ -138,17 +138,7 @@ class Results(Room):
             now = self._clock()
             _finish(connection, job, job.bundle_digest)
             for item in (item for item in items if item.destination):
-                connection.execute(
-                    self._database.insert(schema.outbox)
-                    .values(
-                        study_id=study.id,
-                        state=OutboxState.PENDING,
-                        attempts=0,
-                        next_try_at=now,
-                        **asdict(item),
-                    )
-                    .on_conflict_do_nothing(index_elements=["destination", "sop_instance_uid"])
-                )
+                self._put(connection, study, item, now)
             uid = result_sop_instance_uid or next((item.sop_instance_uid for item in items), "")
             values = {"result_sop_instance_uid": uid, "reported_at": now}
             if study.state is State.SCORED:
@@ -157,6 +147,19 @@ class Results(Room):
             else:
                 connection.execute(update(schema.study).where(schema.study.c.id == study.id).values(**values))
         return True
+
+    def _put(self, connection: Connection, study: Study, item: OutboxNew, now: float) -> None:
+        """Queue an object for its destination."""
+        fresh = {"state": OutboxState.PENDING, "attempts": 0, "next_try_at": now, "digest": item.digest}
+        connection.execute(
+            self._database.insert(schema.outbox)
+            .values(study_id=study.id, **(asdict(item) | fresh))
+            .on_conflict_do_update(
+                index_elements=["destination", "sop_instance_uid"],
+                set_={**fresh, "last_error": "", "transaction_uid": ""},
+                where=schema.outbox.c.state == OutboxState.DISCARDED,
+            )
+        )
 
     def sources_of(self, study_id: int) -> list[Instance]:
         """Return the objects that the model input was made of, in the order that `prepared` got them in."""

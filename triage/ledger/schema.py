@@ -93,6 +93,16 @@ Index(
 )
 Index("ix_study_state", study.c.state, study.c.is_current)
 Index("ix_study_arrival", study.c.is_current, study.c.arrived_at)
+Index(
+    "ix_study_unread",
+    study.c.is_current,
+    study.c.read_at,
+    study.c.arrived_at,
+    study.c.priority,
+    study.c.state,
+)
+Index("ix_study_newest", study.c.is_current, study.c.id)
+Index("ix_study_newest_in_state", study.c.state, study.c.id)
 
 instance = Table(
     "instance",

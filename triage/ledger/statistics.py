@@ -8,9 +8,8 @@ from sqlalchemy import ColumnElement, Connection, Select, func, select
 from triage.ledger import schema
 from triage.ledger.base import Room
 from triage.ledger.records import JobState, OutboxState, State
+from triage.ledger.worklist import is_listed, is_overdue
 from triage.messages import Priority, Stage
-
-_GONE = (State.SUPERSEDED, State.DISCARDED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +61,14 @@ class Statistics(Room):
             The rank policy's maximum wait, seconds.
         """
         columns = schema.study.c
-        unread = (columns.is_current, columns.read_at.is_(None), columns.state.not_in(_GONE))
+        unread = columns.is_current, is_listed()
         now = self._clock()
         with self._database.read() as connection:
             states = _grouped(connection, select(columns.state, func.count()).group_by(columns.state))
             priorities = _grouped(
                 connection, select(columns.priority, func.count()).where(*unread).group_by(columns.priority)
             )
-            overdue = connection.execute(_count(*unread, columns.arrived_at < now - max_wait_s)).scalar_one()
+            overdue = connection.execute(_count(*unread, is_overdue(now, max_wait_s))).scalar_one()
             oldest = connection.execute(select(func.min(columns.arrived_at)).where(*unread)).scalar_one()
             stages = (schema.job.c.stage, schema.job.c.state)
             jobs = _grouped(connection, select(*stages, func.count()).group_by(*stages))

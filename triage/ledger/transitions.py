@@ -22,6 +22,9 @@ ALLOWED: dict[State, frozenset[State]] = {
     State.DISCARDED: frozenset(),
 }
 
+# What isn't worked on, listed or counted any more.
+GONE = (State.SUPERSEDED, State.DISCARDED)
+
 # Where the study's row keeps the reason of the step that led there.
 EXPLAINED = frozenset({State.UNSUITABLE, State.FAILED, State.SUPERSEDED, State.DISCARDED})
 

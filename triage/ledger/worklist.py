@@ -1,6 +1,7 @@
 """What people look at: the ordered worklist, studies, their events, and how many there are."""
 
 import json
+from math import isfinite
 from typing import NamedTuple, Protocol
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
@@ -9,10 +10,15 @@ from triage.errors import NotFoundError
 from triage.ledger import schema
 from triage.ledger.base import Room, to_event, to_study
 from triage.ledger.records import Event, State, Study
+from triage.ledger.transitions import GONE
 from triage.messages import Priority
 
 READ = "read"
-_HIDDEN = (State.SUPERSEDED, State.DISCARDED)
+_TIERS = range(5)
+# Ours are shorter; what is longer might be nested deeper than a parser goes.
+_LONGEST_CURSOR = 200
+# What SQLite and PostgreSQL number rows with.
+_LARGEST_NUMBER = 2**63 - 1
 
 
 class RankPolicy(Protocol):
@@ -23,7 +29,7 @@ class RankPolicy(Protocol):
         """A study that has waited longer goes before every priority, seconds."""
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a page ended, and the moment that its order is of: all pages of one listing are of the same moment."""
 
     now: float
@@ -61,13 +67,13 @@ class Worklist(Room):
         Raises
         ------
         ValueError
-            If the cursor isn't one of ours.
+            If the cursor isn't one of ours; `parse_cursor` tells it from everything else that may be wrong.
         """
-        after = _parsed(cursor) if cursor else None
+        after = parse_cursor(cursor) if cursor else None
         tier = _tier(after.now if after else now, rank)
         query = (
             select(schema.study, tier.label("tier"))
-            .where(schema.study.c.is_current, _listed(state))
+            .where(schema.study.c.is_current, is_listed(state))
             .order_by(tier, schema.study.c.arrived_at, schema.study.c.id)
             .limit(limit + 1)
         )
@@ -82,7 +88,7 @@ class Worklist(Room):
         if len(rows) <= limit or not studies:
             return studies, None
         last = studies[-1]
-        place = _Place(after.now if after else now, tiers[-1], last.arrived_at, last.id)
+        place = Place(after.now if after else now, tiers[-1], last.arrived_at, last.id)
         return studies, json.dumps(place, separators=(",", ":"))
 
     def studies(self, state: str | None = None, limit: int = 100) -> list[Study]:
@@ -166,22 +172,29 @@ def _tier(now: float, rank: RankPolicy) -> ColumnElement[int]:
     columns = schema.study.c
     return case(
         (columns.stat, 0),
-        (and_(columns.read_at.is_(None), columns.arrived_at < now - rank.max_wait_s), 1),
+        (is_overdue(now, rank.max_wait_s), 1),
         (columns.priority == Priority.HIGH, 2),
         (columns.priority == Priority.MEDIUM, 3),
         else_=4,
     )
 
 
-def _listed(state: str | None) -> ColumnElement[bool]:
+def is_overdue(now: float, max_wait_s: float) -> ColumnElement[bool]:
+    """Whether a study that nobody has read has waited longer than the policy allows."""
+    columns = schema.study.c
+    return and_(columns.read_at.is_(None), columns.arrived_at < now - max_wait_s)
+
+
+def is_listed(state: str | None = None) -> ColumnElement[bool]:
+    """Whether a current revision is on the worklist: unread and not gone, or as `state` asks; see `Worklist`."""
     columns = schema.study.c
     if state == READ:
         return columns.read_at.is_not(None)
-    wanted = columns.state == state if state else columns.state.not_in(_HIDDEN)
+    wanted = columns.state == state if state else columns.state.not_in(GONE)
     return and_(wanted, columns.read_at.is_(None))
 
 
-def _is_after(tier: ColumnElement[int], place: _Place) -> ColumnElement[bool]:
+def _is_after(tier: ColumnElement[int], place: Place) -> ColumnElement[bool]:
     arrived_at, number = schema.study.c.arrived_at, schema.study.c.id
     return or_(
         tier > place.tier,
@@ -190,9 +203,23 @@ def _is_after(tier: ColumnElement[int], place: _Place) -> ColumnElement[bool]:
     )
 
 
-def _parsed(cursor: str) -> _Place:
+def parse_cursor(cursor: str) -> Place:
+    """Return where a page ended.
+
+    Raises
+    ------
+    ValueError
+        If the cursor isn't one of ours.
+    """
     try:
+        if len(cursor) > _LONGEST_CURSOR:
+            raise ValueError
         now, tier, arrived_at, study_id = json.loads(cursor)
-        return _Place(float(now), int(tier), float(arrived_at), int(study_id))
-    except (TypeError, ValueError) as error:
+        place = Place(float(now), int(tier), float(arrived_at), int(study_id))
+        if not (isfinite(place.now) and isfinite(place.arrived_at)):
+            raise ValueError
+        if place.tier not in _TIERS or not 0 <= place.study_id <= _LARGEST_NUMBER:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError("not a cursor of this worklist") from error
+    return place
