@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from fastapi import APIRouter, HTTPException, Query
 
 from triage.ledger import State
+from triage.ledger.worklist import parse_cursor
 from triage.web.schemas import RankedItem, WorklistPage
 from triage.web.services import Identified, Services, ServicesOf
 
@@ -52,6 +53,8 @@ class Cursor:
             raise ValueError("not a cursor") from exc
         if not (isinstance(offset, int) and isinstance(ledger, str) and 0 <= offset <= MAX_OFFSET):
             raise ValueError("not a cursor")
+        if ledger:
+            parse_cursor(ledger)
         return cls(offset, ledger)
 
 
@@ -71,17 +74,13 @@ def worklist_page(
         400 if the cursor is not one of ours.
     """
     now = services.now()
-    start = Cursor(0, "")
     try:
-        if cursor:
-            start = Cursor.decode(cursor)
-        studies, following = services.ledger.worklist(
-            now, services.config.rank, modality, state, limit, start.ledger or None
-        )
-    except (ValueError, OverflowError) as exc:
-        if not cursor:
-            raise
+        start = Cursor.decode(cursor) if cursor else Cursor(0, "")
+    except ValueError as exc:
         raise HTTPException(400, "cursor: take it from next_cursor of the part before, as it is.") from exc
+    studies, following = services.ledger.worklist(
+        now, services.config.rank, modality, state, limit, start.ledger or None
+    )
     items = [
         RankedItem.ranked(study, now=now, rank=services.config.rank, place=start.offset + place)
         for place, study in enumerate(studies, start=1)
