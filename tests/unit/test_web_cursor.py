@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from triage.web.worklist import Cursor
 
-
 TIMES = st.floats(0, 1e10)
 PLACES = st.tuples(TIMES, st.integers(0, 4), TIMES, st.integers(0, 2**63 - 1)).map(json.dumps)
 
