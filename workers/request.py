@@ -22,8 +22,8 @@ class EndingRequest(Request):  # type: ignore[misc] # Celery has no types
         super().acknowledge()
         # Celery acknowledges in the loop's next round, so this looks in the one after it. A loop that was broken off
         # and begun anew knows nothing of either: then the message counts no more.
-        loop = get_event_loop()
-        loop.call_soon(loop.call_soon, self._end_unless_acknowledged)
+        if loop := get_event_loop():
+            loop.call_soon(loop.call_soon, self._end_unless_acknowledged)
 
     def _end_unless_acknowledged(self) -> None:
         if not self.message.acknowledged:
