@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, insert, or_, select, update
 
 from triage.errors import LedgerError, NotFoundError
 from triage.ledger import schema
@@ -25,6 +25,8 @@ _AT_WORK: dict[Stage, frozenset[State]] = {
 
 # What a study's row says of whose it is.
 IDENTITY = ("patient_name", "patient_id", "accession_number", "study_date", "study_description")
+# Six times what any job or delivery is put off by (`DeliveryPolicy.retry_max_s`).
+_LONGEST_DELAY_S = 3600.0
 _NOTHING_TO_SCORE = "no object of this study can be scored"
 # What the next revision of a study takes over from the one before.
 _KEPT = (
@@ -46,6 +48,11 @@ class Held(NamedTuple):
 
     job: Job
     study: Study
+
+
+def is_due(moment: ColumnElement[float], now: float) -> ColumnElement[bool]:
+    """Whether a time has come; one that is further off than any delay of ours was told by a clock since set back."""
+    return or_(moment <= now, moment > now + _LONGEST_DELAY_S)
 
 
 def to_study(row: Row[Any]) -> Study:

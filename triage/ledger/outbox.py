@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Select, select, update
 
 from triage.errors import ForbiddenTransitionError, NotFoundError
 from triage.ledger import schema
-from triage.ledger.base import Room, to_outbox_item
+from triage.ledger.base import Room, is_due, to_outbox_item
 from triage.ledger.records import OutboxItem, OutboxState, State
 
 _UNPROVED = frozenset({OutboxState.PENDING, OutboxState.SENT})
@@ -23,7 +23,7 @@ class Outbox(Room):
             .where(
                 schema.outbox.c.destination == destination,
                 schema.outbox.c.state == OutboxState.PENDING,
-                schema.outbox.c.next_try_at <= self._clock(),
+                is_due(schema.outbox.c.next_try_at, self._clock()),
                 schema.study.c.state != State.DISCARDED,
             )
             .order_by(schema.study.c.stat.desc(), schema.outbox.c.id)
