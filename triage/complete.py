@@ -5,7 +5,8 @@ released (a hint: it makes us ask early); the destination holds as many images o
 no study waits for ever.
 """
 
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import structlog
 from pydicom import Dataset
@@ -25,9 +26,48 @@ def quiet_time_s(study: Study, config: Complete) -> float:
     return config.quiet_s.get(study.modality, config.quiet_s["CT"])
 
 
-def is_quiet(study: Study, now: float, config: Complete) -> bool:
-    """Tell whether the quiet time has passed since the last object."""
-    return now - study.last_object_at >= quiet_time_s(study, config)
+def is_quiet(study: Study, silent_s: float, config: Complete) -> bool:
+    """Tell whether the study's senders have been silent for its quiet time; see `Silence`."""
+    return silent_s >= quiet_time_s(study, config)
+
+
+def is_capped(study: Study, now: float, silent_s: float, config: Complete) -> bool:
+    """Tell whether the longest wait is over; silence says so, too, where a clock that was fast has been set back."""
+    return max(now - study.first_object_at, silent_s) >= config.max_wait_s
+
+
+class Silence:
+    """Measures how long the senders of each study have been silent, by a clock that nobody sets.
+
+    What passed before it began to look doesn't count: while the node was down, nobody could send.
+
+    Parameters
+    ----------
+    ticks : callable
+        Returns seconds, monotonic.
+    """
+
+    def __init__(self, ticks: Callable[[], float] = time.monotonic) -> None:
+        self._ticks = ticks
+        self._began: float | None = None
+        self._since: dict[tuple[int, float], float] = {}
+
+    def look(self, studies: Iterable[Study], now: float) -> dict[int, float]:
+        """Return the silence of each study, seconds, by its number; other studies are forgotten.
+
+        Parameters
+        ----------
+        now : float
+            Seconds since the epoch: tells how old a last object is that is new to us. One of the future came now.
+        """
+        tick = self._ticks()
+        began = self._began = tick if self._began is None else self._began
+        since: dict[tuple[int, float], float] = {}
+        for study in studies:
+            last = (study.id, study.last_object_at)
+            since[last] = self._since.get(last, max(began, tick - max(now - study.last_object_at, 0.0)))
+        self._since = since
+        return {number: tick - start for (number, _), start in since.items()}
 
 
 def is_released(study: Study) -> bool:
@@ -35,13 +75,15 @@ def is_released(study: Study) -> bool:
     return study.released_at is not None and study.released_at >= study.last_object_at
 
 
-def completion(study: Study, now: float, config: Complete, count: int | None) -> str | None:
+def completion(study: Study, now: float, silent_s: float, config: Complete, count: int | None) -> str | None:
     """Return the signal by which a study that is being received is complete; None if it isn't yet.
 
     Parameters
     ----------
     now : float
         Seconds since the epoch.
+    silent_s : float
+        For how long its senders have been silent; see `Silence`.
     count : int or None
         How many images of it the destination holds; None if it wasn't asked or didn't say. Ask again when an object
         has come since.
@@ -55,9 +97,9 @@ def completion(study: Study, now: float, config: Complete, count: int | None) ->
     """
     if count is not None and count == study.image_count > 0:
         return "count"
-    if now - study.first_object_at >= config.max_wait_s:
+    if is_capped(study, now, silent_s, config):
         return "cap"
-    if not is_quiet(study, now, config) or (count is not None and count > study.image_count):
+    if not is_quiet(study, silent_s, config) or (count is not None and count > study.image_count):
         return None
     return "quiet+release" if is_released(study) else "quiet"
 

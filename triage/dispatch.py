@@ -16,7 +16,7 @@ import redis
 import structlog
 from celery import Celery
 
-from triage.complete import completion, count_at_destination, is_quiet
+from triage.complete import Silence, completion, count_at_destination, is_capped, is_quiet
 from triage.config import Configuration
 from triage.deliver import Deliverer
 from triage.errors import BrokerError, NotFoundError
@@ -196,10 +196,17 @@ class _Question:
 class Completer:
     """Decides which studies are complete; asks a destination for its count in threads, never in the loop."""
 
-    def __init__(self, config: Configuration, ledger: Ledger, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        config: Configuration,
+        ledger: Ledger,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config = config
         self._ledger = ledger
         self._clock = clock
+        self._silence = Silence(ticks)
         self._store = ObjectStore(config.data_dir)
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="count")
         self._questions: dict[int, _Question] = {}
@@ -207,14 +214,15 @@ class Completer:
     def sweep(self) -> None:
         """Complete every study whose signal has fired."""
         receiving = self._ledger.receiving_studies()
+        silences = self._silence.look(receiving, self._clock())
         for study in receiving:
-            now = self._clock()
-            asked = self._asked(study, now)
-            capped = now - study.first_object_at >= self._config.complete.max_wait_s
+            now, silent_s = self._clock(), silences[study.id]
+            asked = self._asked(study, now, silent_s)
+            capped = is_capped(study, now, silent_s, self._config.complete)
             if asked is not None and not asked.done() and not capped:
                 continue  # the answer may say that more is to come
             count = asked.result() if asked is not None and asked.done() else None
-            signal = completion(study, now, self._config.complete, count)
+            signal = completion(study, now, silent_s, self._config.complete, count)
             if signal is not None:
                 self._ledger.complete_study(study.id, signal)
         for study_id in self._questions.keys() - {study.id for study in receiving}:
@@ -224,14 +232,14 @@ class Completer:
         """Don't wait for counts under way."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _asked(self, study: Study, now: float) -> Future[int | None] | None:
+    def _asked(self, study: Study, now: float, silent_s: float) -> Future[int | None] | None:
         """Return the question put to a destination about this study; None when there is nothing to ask yet."""
         config = self._config
-        hinted = study.released_at is not None or is_quiet(study, now, config.complete)
+        hinted = study.released_at is not None or is_quiet(study, silent_s, config.complete)
         if not (config.complete.count_at_destination and config.destination and hinted):
             return None
         question = self._questions.get(study.id)
-        stale = question is not None and question.answer.done() and now - question.asked_at > _RECOUNT_S
+        stale = question is not None and question.answer.done() and not 0 <= now - question.asked_at <= _RECOUNT_S
         if question is None or stale or question.last_object_at != study.last_object_at:
             answer = self._pool.submit(self._count, study)
             question = self._questions[study.id] = _Question(now, study.last_object_at, answer)

@@ -46,6 +46,11 @@ def is_no_room(error: OSError) -> bool:
     return error.errno in NO_ROOM
 
 
+def remedy_for(error: OSError, otherwise: str) -> str:
+    """Return what to do where the operating system refused to write: make room if there is none, else `otherwise`."""
+    return "make room on that disk" if is_no_room(error) else otherwise
+
+
 def free_bytes(folder: Path) -> int:
     """Return the free space of a folder's disk: what an ordinary user may still write."""
     return shutil.disk_usage(folder).free

@@ -63,7 +63,7 @@ def test_config_init_writes_what_serve_reads(tmp_path):
     again = run("config", "init", cwd=tmp_path)
     assert again.returncode == 2
     assert "--force" in again.stderr
-    shown = json.loads(run("config", "show", "--json", cwd=tmp_path).stdout)
+    shown = json.loads(run("config", "show", "--json", cwd=tmp_path, TRIAGE_CONFIG="").stdout)
     assert shown["file"] == "triage.toml"
     assert {row["source"] for row in shown["values"]} == {"default"}
 

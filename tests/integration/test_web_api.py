@@ -203,6 +203,30 @@ def test_complete_takes_it_off_the_list_of_unread_ones(ward: Ward, api: httpx.Cl
     assert item["waited_s"] == 30
 
 
+@pytest.mark.parametrize(
+    ("action", "params", "reason"),
+    [("complete", {"off": "true"}, "not read after all"), ("stat", {}, "STAT")],
+)
+def test_what_was_read_by_mistake_comes_back(
+    ward: Ward, api: httpx.Client, action: str, params: dict[str, str], reason: str
+) -> None:
+    study = ward.scored(99)
+    address = f"/api/studies/{study.study_instance_uid}"
+    api.post(f"{address}/complete")
+    assert api.get("/api/worklist").json()["items"] == []
+    assert api.post(f"{address}/{action}", params=params).json()["read_at"] is None
+    (item,) = api.get("/api/worklist").json()["items"]
+    assert item["study_instance_uid"] == study.study_instance_uid
+    assert ward.ledger.events(study.id)[-1].reason == reason
+
+
+def test_taking_a_stat_back_leaves_a_study_read(ward: Ward, api: httpx.Client) -> None:
+    address = f"/api/studies/{ward.scored(99).study_instance_uid}"
+    for action in ("stat", "complete", "stat?off=true"):
+        assert api.post(f"{address}/{action}").status_code == 200
+    assert api.get("/api/worklist").json()["items"] == []
+
+
 def test_requeue_works_for_what_failed_only(ward: Ward, api: httpx.Client) -> None:
     failed = ward.failed("no answer").study_instance_uid
     scored = ward.scored(50).study_instance_uid

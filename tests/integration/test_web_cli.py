@@ -125,6 +125,25 @@ def test_outbox_list_show_requeue_discard(ward: Ward, terminal: Terminal) -> Non
     assert ward.ledger.outbox_item(second).state is OutboxState.DISCARDED
 
 
+def test_outbox_list_hides_no_dead_letter_behind_what_has_arrived(ward: Ward, terminal: Terminal) -> None:
+    for percentile in range(5):
+        ward.reported(percentile)
+    committed, waiting, _, _, dead = (item.id for item in ward.ledger.list_outbox())
+    ward.ledger.outbox_sent(committed, "0000", "")
+    ward.ledger.outbox_committed(committed, "commitment")
+    ward.ledger.outbox_dead(dead, "0xA700 out of resources")
+
+    def numbers(*options: str) -> list[int]:
+        return [item["outbox"] for item in json.loads(terminal.run("outbox", "list", "--json", *options)[1])]
+
+    assert numbers("--limit", "2") == [dead, waiting]
+    assert committed not in numbers()
+    assert numbers("--state", "committed") == [committed]
+    assert numbers("--all")[:2] == [dead, committed]
+    assert "2 of 4 results" in terminal.run("outbox", "list", "--limit", "2")[1]
+    assert "4 results on their way" in terminal.run("outbox", "list", "--limit", "4")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

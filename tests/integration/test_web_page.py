@@ -173,6 +173,19 @@ def test_without_a_script_the_page_reloads_itself_and_its_forms_work(ward: Ward,
         assert stranger.post(f"/api/studies/{uid}/claim").headers["location"] == "/login"
 
 
+def test_what_was_done_by_mistake_is_undone_where_it_is_listed(ward: Ward, server: RunningServer) -> None:
+    read, gone = (ward.scored(percentile).study_instance_uid for percentile in (50, 60))
+    ward.ledger.mark_read(read, "Dr Roe")
+    ward.ledger.discard(gone, "operator", "sent by mistake")
+    with server.browser() as browser:
+        for state, uid, undo in (("read", read, "complete?off=true"), ("discarded", gone, "requeue")):
+            assert f'action="/api/studies/{uid}/{undo}"' in browser.get("/", params={"state": state}).text
+            browser.post(f"/api/studies/{uid}/{undo}", headers={"Accept": "text/html"})
+        listed = browser.get("/").text
+    assert read in listed
+    assert gone in listed
+
+
 def test_filters_and_parts(ward: Ward, server: RunningServer) -> None:
     for i in range(103):
         ward.receive(ago_s=1000 - i, modality="CT" if i == 50 else "CR")

@@ -1,15 +1,24 @@
 """When a study is complete: the decision, signal by signal."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from triage.complete import completion, quiet_time_s
+from tests.support.ledgers import Clock, ledger_config, receive
+from triage import complete
+from triage.complete import quiet_time_s
 from triage.config.schema import Complete
-from triage.ledger import State, Study
+from triage.dispatch import Completer
+from triage.ledger import State, Study, open_ledger
 
 CONFIG = Complete(quiet_s={"CR": 5, "CT": 20}, max_wait_s=900)
 BEGAN = 1_790_000_000.0
+
+
+def completion(study: Study, now: float, config: Complete, count: int | None) -> str | None:
+    """The decision of a dispatcher that has seen all of the study come."""
+    return complete.completion(study, now, now - study.last_object_at, config, count)
 
 
 @pytest.fixture
@@ -94,3 +103,49 @@ def test_the_cap_ends_a_study_that_never_falls_silent(study: Study) -> None:
 def test_the_cap_counts_from_the_revisions_own_first_object(study: Study) -> None:
     late = replace(study, first_object_at=BEGAN + 5000, last_object_at=BEGAN + 5000, revision=2)
     assert completion(late, BEGAN + 5001, CONFIG, None) is None
+
+
+@pytest.mark.parametrize(
+    ("down_s", "step_s"),
+    [
+        pytest.param(0.0, 0.0, id="as it should be"),
+        pytest.param(600.0, 0.0, id="the node was down"),
+        pytest.param(0.0, -86_400.0, id="a fast clock is set back"),
+        pytest.param(600.0, -86_400.0, id="both"),
+    ],
+)
+def test_quiet_time_is_the_senders_silence(tmp_path: Path, down_s: float, step_s: float) -> None:
+    """Neither the time in which nobody could send, nor what somebody does to the clock."""
+    clock, ticks = Clock(), Clock(0.0)
+    config = ledger_config("", tmp_path).model_copy(update={"complete": CONFIG})
+    ledger = open_ledger(config, clock)
+    uid = receive(ledger).study_instance_uid
+    completers = [Completer(config, ledger, clock, ticks)]
+
+    def is_complete_after(seconds: float) -> bool:
+        clock.go(seconds)
+        ticks.go(seconds)
+        completers[-1].sweep()
+        return ledger.study(uid).state is State.COMPLETE
+
+    try:
+        assert not is_complete_after(1)
+        clock.go(down_s + step_s)
+        ticks.go(down_s)
+        if down_s:
+            completers.append(Completer(config, ledger, clock, ticks))
+            assert not is_complete_after(0)
+        assert not is_complete_after(3.9)
+        assert is_complete_after(1.1)
+    finally:
+        for completer in completers:
+            completer.close()
+
+
+def test_a_clock_that_is_set_back_does_not_put_the_cap_off(tmp_path: Path, study: Study) -> None:
+    ticks = Clock(0.0)
+    silence = complete.Silence(ticks)
+    now = BEGAN - 86_400
+    silence.look([study], now)
+    ticks.go(900)
+    assert complete.completion(study, now + 900, silence.look([study], now + 900)[study.id], CONFIG, 3) == "cap"

@@ -235,7 +235,10 @@ def test_attempts_are_capped_and_requeue_brings_the_study_back(ledger: Ledger, c
     assert not ledger.start(job.id, job.fence, LEASE_S)
 
 
-@pytest.mark.parametrize("state", [s for s in State if s not in (State.UNSUITABLE, State.FAILED, State.SUPERSEDED)])
+NOT_REQUEUED = set(State) - {State.UNSUITABLE, State.FAILED, State.SUPERSEDED, State.DISCARDED}
+
+
+@pytest.mark.parametrize("state", sorted(NOT_REQUEUED))
 def test_only_what_ended_badly_is_requeued(ledger: Ledger, state: State) -> None:
     study = receive(ledger)
     if state is not State.RECEIVING:
@@ -279,3 +282,13 @@ def test_a_lost_model_input_is_prepared_again_but_not_for_ever(ledger: Ledger) -
     assert ledger.claim_jobs(Stage.PREPARE, 1, LEASE_S) == []
     assert "model input was lost" in ledger.study_by_id(study.id).reason
     assert ledger.study_by_id(study.id).state is State.FAILED
+
+
+def test_a_clock_that_is_set_back_delays_no_job(ledger: Ledger, clock: Clock) -> None:
+    study = to_complete(ledger, receive(ledger))
+    clock.go(-86_400)
+    job = lease(ledger, Stage.PREPARE, study)
+    ledger.give_back(job.id, job.fence, "no answer", 10)
+    assert ledger.claim_jobs(Stage.PREPARE, 1, LEASE_S) == []
+    clock.go(10)
+    assert lease(ledger, Stage.PREPARE, study).attempts == 2

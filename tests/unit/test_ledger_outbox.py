@@ -136,3 +136,13 @@ def test_an_unknown_item(ledger: Ledger) -> None:
     for ask in (ledger.outbox_item, ledger.outbox_requeue):
         with pytest.raises(NotFoundError):
             ask(4711)
+
+
+def test_a_clock_that_is_set_back_delays_no_delivery(ledger: Ledger, clock: Clock) -> None:
+    to_reported(ledger, receive(ledger))
+    clock.go(-86_400)
+    (item,) = ledger.due_outbox("pacs", 10)
+    ledger.outbox_retry(item.id, "no answer", clock.now + 600)
+    assert ledger.due_outbox("pacs", 10) == []
+    clock.go(600)
+    assert [due.id for due in ledger.due_outbox("pacs", 10)] == [item.id]

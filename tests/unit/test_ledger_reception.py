@@ -146,6 +146,16 @@ def test_a_score_that_was_thrown_away_leaves_nothing_behind(ledger: Ledger) -> N
     assert (ledger.study(UID).state, ledger.study(UID).priority) == (State.UNSUITABLE, None)
 
 
+def test_a_study_without_anything_to_score_keeps_its_reason_when_it_is_requeued(ledger: Ledger) -> None:
+    """No worker is asked, and no report promised, which would have no image to refer to."""
+    reason = "not scored: Secondary Capture Image Storage"
+    study = receive(ledger, UID, scorable=False, not_scored=reason)
+    ledger.complete_study(study.id, "quiet")
+    again = ledger.requeue(UID, "operator")
+    assert (again.state, again.reason) == (State.UNSUITABLE, reason)
+    assert ledger.jobs_of(study.id) == []
+
+
 def test_a_requeued_revision_shows_what_the_one_before_it_did(ledger: Ledger) -> None:
     to_reported(ledger, receive(ledger, UID))
     ledger.record_instance(an_object(UID, 2))

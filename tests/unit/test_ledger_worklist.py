@@ -14,6 +14,7 @@ from tests.support.ledgers import (
     receive,
     to_complete,
     to_preparing,
+    to_reported,
     to_scored,
     to_state,
 )
@@ -204,6 +205,27 @@ def test_an_image_brings_a_discarded_study_back(ledger: Ledger, clock: Clock, sc
     assert (listed.revision, listed.state, listed.arrived_at) == (2, State.RECEIVING, study.arrived_at)
     ledger.complete_study(listed.id, "quiet")
     assert ledger.study(uid).state is State.COMPLETE
+
+
+@pytest.mark.parametrize("before", [State.RECEIVING, State.SCORING, State.DELIVERED])
+def test_a_discarded_study_can_be_brought_back(ledger: Ledger, clock: Clock, before: State) -> None:
+    """Whatever it was when it was discarded; the same images, sent again, are duplicates and wouldn't."""
+    study = receive(ledger)
+    if before is not State.RECEIVING:
+        to_state(ledger, study, before)
+    uid = study.study_instance_uid
+    ledger.stat(uid, "reader")
+    ledger.discard(uid, "operator", "thought to be sent by mistake")
+    clock.go(5)
+    again = ledger.requeue(uid, "operator")
+    assert (again.revision, again.state, again.stat) == (2, State.RECEIVING, True)
+    assert (again.arrived_at, again.patient_name, again.image_count) == (study.arrived_at, "Doe^Jane", 1)
+    assert ids(ledger.worklist(clock.now, RANK)[0]) == [again.id]
+    assert [(e.actor, e.reason) for e in ledger.events(again.id)] == [
+        ("operator", "requeued when revision 1 was discarded")
+    ]
+    to_reported(ledger, again)
+    assert ledger.study(uid).state is State.REPORTED
 
 
 @pytest.mark.parametrize("end", ["read", "discarded"])

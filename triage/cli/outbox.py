@@ -20,18 +20,21 @@ def list_outbox(
     *,
     state: Annotated[OutboxState | None, typer.Option("--state", help="Only items in this state.")] = None,
     destination: Annotated[str | None, typer.Option("--destination", help="Only items for this one.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also committed and discarded items.")] = False,
     limit: Limit = 50,
     as_json: AsJson = False,
     config: ConfigOption = None,
 ) -> None:
-    """List results on their way, oldest first."""
-    found = open_ledger(configuration_of(ctx, config)).list_outbox(state, destination, limit)
-    items = [DeliveryItem.of(item) for item in found]
+    """List results on their way, dead ones first, then the oldest; committed and discarded ones only when asked for."""
+    ledger = open_ledger(configuration_of(ctx, config))
+    items = [DeliveryItem.of(item) for item in ledger.list_outbox(state, destination, limit, settled=everything)]
     if as_json:
         print_json(list(items))
         return
+    total = ledger.count_outbox(state, destination, settled=everything) if len(items) == limit else len(items)
+    number = f"{len(items)} of {total}" if total > len(items) else f"{total}"
     print_table(
-        f"{len(items)} results" + (f", {state}" if state else ""),
+        f"{number} results" + (f", {state}" if state else "" if everything else " on their way"),
         ["number", "destination", "state", "attempts", "next try", "last error", "proof"],
         [
             [

@@ -146,7 +146,7 @@ def _print_detail(detail: StudyDetail) -> None:
 
 @app.command()
 def requeue(ctx: typer.Context, study: StudyUID, config: ConfigOption = None) -> None:
-    """Work on a failed or unsuitable study again, from the start."""
+    """Work on a failed or unsuitable study again, from the start, or bring a discarded one back."""
     after = open_ledger(configuration_of(ctx, config)).requeue(_uid(study), actor())
     typer.echo(f"study {after.id} is {after.state}")
 
@@ -159,7 +159,7 @@ def discard(
     yes: Yes = False,
     config: ConfigOption = None,
 ) -> None:
-    """Take a study off the worklist for good; its objects stay in the store."""
+    """Take a study off the worklist; its objects stay in the store, and `studies requeue` brings it back."""
     ledger = open_ledger(configuration_of(ctx, config))
     found = _study(ledger, study)
     if not yes:

@@ -19,7 +19,7 @@ from triage.errors import BundleError, DeliveryError, TriageError
 from triage.ledger import open_ledger
 from triage.probes import echo, probe_listener, reachable
 from triage.statuses import SUCCESS
-from triage.store import GIB, free_bytes
+from triage.store import GIB, free_bytes, remedy_for
 from triage.transport import connect
 
 _ECHO_TIMEOUT_S = 5
@@ -96,7 +96,8 @@ def _data_folder(config: Configuration) -> Iterator[Check]:
             drift_s = abs(time.time() - os.fstat(file.fileno()).st_mtime)
         sync_ms = 1000 * (time.monotonic() - started)
     except OSError as exc:
-        yield Check("data folder", Verdict.FAIL, f"{folder}: {exc.strerror}", "set data_dir to a folder of this user")
+        remedy = remedy_for(exc, "set data_dir to a folder of this user")
+        yield Check("data folder", Verdict.FAIL, f"{folder}: {exc.strerror}", remedy)
         return
     yield Check("data folder", Verdict.OK, f"{folder}, a write is durable after {sync_ms:.0f} ms")
     yield from _clock(drift_s)
@@ -167,6 +168,10 @@ def _ledger(config: Configuration) -> Iterator[Check]:
     try:
         ledger = open_ledger(config)
         studies = sum(ledger.counts_by_state().values())
+    except OSError as exc:
+        remedy = remedy_for(exc, "let this user write there: see data_dir and ledger.url")
+        yield Check("ledger", Verdict.FAIL, f"{where}: {exc.strerror}: {exc.filename}", remedy)
+        return
     except SQLAlchemyError as exc:
         reason = str(exc.__cause__ or exc).strip().splitlines()[0]
         yield Check("ledger", Verdict.FAIL, f"{where}: {reason}", "is the database running? see ledger.url")

@@ -1,17 +1,18 @@
 """What every room of the ledger stands on: rows to records, locks, and the one way a study changes its state."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, insert, or_, select, update
 
 from triage.errors import LedgerError, NotFoundError
 from triage.ledger import schema
 from triage.ledger.engine import Database
 from triage.ledger.records import Event, Instance, Job, JobState, OutboxItem, OutboxState, State, Study
-from triage.ledger.transitions import EXPLAINED, check
+from triage.ledger.transitions import ALLOWED, EXPLAINED, check
 from triage.messages import Priority, Score, Stage
 
 # In which states of the study the work of a stage goes on.
@@ -22,11 +23,36 @@ _AT_WORK: dict[Stage, frozenset[State]] = {
 }
 
 
+# What a study's row says of whose it is.
+IDENTITY = ("patient_name", "patient_id", "accession_number", "study_date", "study_description")
+# Six times what any job or delivery is put off by (`DeliveryPolicy.retry_max_s`).
+_LONGEST_DELAY_S = 3600.0
+_NOTHING_TO_SCORE = "no object of this study can be scored"
+# What the next revision of a study takes over from the one before.
+_KEPT = (
+    "study_instance_uid",
+    "arrived_at",
+    "modality",
+    "instance_count",
+    "image_count",
+    "stat",
+    "claimed_by",
+    "priority",
+    "percentile",
+    *IDENTITY,
+)
+
+
 class Held(NamedTuple):
     """A job and its study, both locked."""
 
     job: Job
     study: Study
+
+
+def is_due(moment: ColumnElement[float], now: float) -> ColumnElement[bool]:
+    """Whether a time has come; one that is further off than any delay of ours was told by a clock since set back."""
+    return or_(moment <= now, moment > now + _LONGEST_DELAY_S)
 
 
 def to_study(row: Row[Any]) -> Study:
@@ -141,6 +167,43 @@ class Room:
             raise LedgerError(f"study {study.id} is no longer {study.state}")
         self._note(connection, study.id, study.state, to_state, actor=actor, reason=reason)
 
+    def _open(self, connection: Connection, values: dict[str, Any], *, actor: str, reason: str) -> int:
+        statement = insert(schema.study).values(state=State.RECEIVING, is_current=True, **values)
+        study_id = int(connection.execute(statement.returning(schema.study.c.id)).scalar_one())
+        self._note(connection, study_id, "", State.RECEIVING, actor=actor, reason=reason)
+        return study_id
+
+    def _open_next(self, connection: Connection, study: Study, *, actor: str, reason: str, **news: Any) -> int:
+        """Open revision n+1; the old one is superseded unless it was reported or discarded.
+
+        It keeps arrival, STAT, claim and the last priority, so that the study doesn't sink while it is scored again.
+        """
+        revision = study.revision + 1
+        if State.SUPERSEDED in ALLOWED[study.state]:
+            why = f"a late object opened revision {revision}"
+            self._move(connection, study, State.SUPERSEDED, actor=actor, reason=why)
+            self._close_jobs(connection, study.id, why)
+        connection.execute(update(schema.study).where(schema.study.c.id == study.id).values(is_current=False))
+        now = self._clock()
+        values = {name: getattr(study, name) for name in _KEPT} | {
+            "revision": revision,
+            "first_object_at": now,
+            "last_object_at": now,
+        }
+        return self._open(connection, values | news, actor=actor, reason=reason)
+
+    def _begin(self, connection: Connection, study_id: int, held: Sequence[Instance], *, actor: str) -> None:
+        """Make the PREPARE job of a complete study ready; one without any scorable object is unsuitable at once."""
+        if any(instance.scorable for instance in held):
+            self._arm(connection, study_id, Stage.PREPARE)
+            return
+        study = self._lock_study(connection, study_id)
+        self._move(connection, study, State.UNSUITABLE, actor=actor, reason=_why_nothing(held))
+
+    @staticmethod
+    def _held_instances(connection: Connection, study: Study) -> list[Instance]:
+        return [to_instance(row) for row in connection.execute(held_instances(study))]
+
     def _note(
         self, connection: Connection, study_id: int, from_state: str, to_state: State, *, actor: str, reason: str
     ) -> None:
@@ -219,3 +282,21 @@ class Room:
         proved = OutboxState.COMMITTED in states and states <= {OutboxState.COMMITTED, OutboxState.DISCARDED}
         if study.state is State.REPORTED and proved:
             self._move(connection, study, State.DELIVERED, actor="deliver", reason="")
+
+
+def held_instances(study: Study) -> Select[Any]:
+    """Select the objects of a study up to and with this revision."""
+    return (
+        select(schema.instance)
+        .join(schema.study, schema.study.c.id == schema.instance.c.study_id)
+        .where(
+            schema.study.c.study_instance_uid == study.study_instance_uid,
+            schema.study.c.revision <= study.revision,
+        )
+        .order_by(schema.instance.c.id)
+    )
+
+
+def _why_nothing(held: Sequence[Instance]) -> str:
+    reasons = Counter(instance.not_scored for instance in held if instance.not_scored)
+    return reasons.most_common(1)[0][0] if reasons else _NOTHING_TO_SCORE

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
 
 from triage.ledger import schema
-from triage.ledger.base import Room, to_job
+from triage.ledger.base import Room, is_due, to_job
 from triage.ledger.records import Job, JobState, State, Study
 from triage.ledger.transitions import GONE
 from triage.messages import Stage
@@ -215,7 +215,7 @@ def _leased(stage: Stage, now: float) -> ColumnElement[bool]:
 
 
 def _claimable(stage: Stage, now: float) -> ColumnElement[bool]:
-    ready = and_(schema.job.c.state == JobState.READY, schema.job.c.not_before <= now)
+    ready = and_(schema.job.c.state == JobState.READY, is_due(schema.job.c.not_before, now))
     abandoned = and_(schema.job.c.state == JobState.LEASED, schema.job.c.lease_until < now)
     unfinished = schema.job.c.state.in_([JobState.READY, JobState.LEASED])  # said for the index
     return and_(schema.job.c.stage == stage, unfinished, or_(ready, abandoned))

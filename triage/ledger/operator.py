@@ -8,7 +8,6 @@ from triage.errors import ForbiddenTransitionError, LedgerError
 from triage.ledger import schema
 from triage.ledger.base import Room
 from triage.ledger.records import OutboxState, State, Study
-from triage.messages import Stage
 
 _ENDED_BADLY = (State.FAILED, State.UNSUITABLE)
 
@@ -22,15 +21,19 @@ class Operator(Room):
     def requeue(self, study_instance_uid: str, actor: str) -> Study:
         """Work on a failed or unsuitable study again, from the start, with its attempts counted from zero.
 
-        A report that said why isn't sent any more; one that was sent is the next one's predecessor.
+        A report that said why isn't sent any more; one that was sent is the next one's predecessor. A study without
+        any scorable object is unsuitable at once, as it was. A discarded study comes back as a new revision.
 
         Raises
         ------
         ForbiddenTransitionError
-            If it is neither.
+            If it is none of these.
         """
         with self._database.write() as connection:
             study = self._known_current(connection, study_instance_uid)
+            if study.state is State.DISCARDED:
+                reason = f"requeued when revision {study.revision} was discarded"
+                return self._get_study(connection, self._open_next(connection, study, actor=actor, reason=reason))
             if study.state not in _ENDED_BADLY:
                 raise ForbiddenTransitionError(f"a study that is {study.state} cannot be requeued")
             before = self._before(connection, study)
@@ -41,7 +44,7 @@ class Operator(Room):
             connection.execute(delete(schema.source).where(schema.source.c.study_id == study.id))
             self._close_jobs(connection, study.id, "requeued")
             self._discard_items(connection, [study.id], OutboxState.PENDING, OutboxState.DEAD)
-            self._arm(connection, study.id, Stage.PREPARE)
+            self._begin(connection, study.id, self._held_instances(connection, study), actor=actor)
             return self._get_study(connection, study.id)
 
     @staticmethod
@@ -56,9 +59,9 @@ class Operator(Room):
         return dict(row._mapping) if row is not None else {"priority": None, "percentile": None}
 
     def discard(self, study_instance_uid: str, actor: str, reason: str) -> Study:
-        """Take a study off the worklist for good; nothing more of it is worked on or sent.
+        """Take a study off the worklist; nothing more of it is worked on or sent.
 
-        A later image brings it back as a new revision.
+        A later image, or `requeue`, brings it back as a new revision.
 
         Raises
         ------
@@ -81,10 +84,11 @@ class Operator(Room):
         return [int(study_id) for study_id in connection.scalars(query.with_for_update())]
 
     def stat(self, study_instance_uid: str, actor: str, on: bool = True) -> Study:
-        """Put a study before all others, or no longer."""
+        """Put a study before all others, or no longer; one that was read is so no more: somebody shall look at it."""
         with self._database.write() as connection:
             study = self._known_current(connection, study_instance_uid)
-            return self._mark(connection, study, actor, "STAT" if on else "no longer STAT", stat=on)
+            read_at = None if on else study.read_at
+            return self._mark(connection, study, actor, "STAT" if on else "no longer STAT", stat=on, read_at=read_at)
 
     def claim(self, study_instance_uid: str, actor: str) -> Study:
         """Note that somebody is reading a study.
@@ -106,11 +110,15 @@ class Operator(Room):
             study = self._known_current(connection, study_instance_uid)
             return self._mark(connection, study, actor, "released", claimed_by="")
 
-    def mark_read(self, study_instance_uid: str, actor: str) -> Study:
-        """Note that a study has been read; it leaves the worklist until a later image brings it back."""
+    def mark_read(self, study_instance_uid: str, actor: str, on: bool = True) -> Study:
+        """Note that a study has been read, or hasn't after all.
+
+        It leaves the worklist until a later image, a STAT or a person brings it back.
+        """
         with self._database.write() as connection:
             study = self._known_current(connection, study_instance_uid)
-            return self._mark(connection, study, actor, "read", read_at=study.read_at or self._clock())
+            read_at = (study.read_at or self._clock()) if on else None
+            return self._mark(connection, study, actor, "read" if on else "not read after all", read_at=read_at)
 
     def _mark(self, connection: Connection, study: Study, actor: str, what: str, **values: Any) -> Study:
         """Set columns other than the state. Nothing is noted if that changes nothing (a button pressed twice)."""

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Select, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, select, update
 
 from triage.errors import ForbiddenTransitionError, NotFoundError
 from triage.ledger import schema
-from triage.ledger.base import Room, to_outbox_item
+from triage.ledger.base import Room, is_due, to_outbox_item
 from triage.ledger.records import OutboxItem, OutboxState, State
 
 _UNPROVED = frozenset({OutboxState.PENDING, OutboxState.SENT})
+_SETTLED = (OutboxState.COMMITTED, OutboxState.DISCARDED)
 
 
 class Outbox(Room):
@@ -23,7 +24,7 @@ class Outbox(Room):
             .where(
                 schema.outbox.c.destination == destination,
                 schema.outbox.c.state == OutboxState.PENDING,
-                schema.outbox.c.next_try_at <= self._clock(),
+                is_due(schema.outbox.c.next_try_at, self._clock()),
                 schema.study.c.state != State.DISCARDED,
             )
             .order_by(schema.study.c.stat.desc(), schema.outbox.c.id)
@@ -174,15 +175,24 @@ class Outbox(Room):
             return _get_item(connection, item_id)
 
     def list_outbox(
-        self, state: str | None = None, destination: str | None = None, limit: int = 1000
+        self, state: str | None = None, destination: str | None = None, limit: int = 1000, *, settled: bool = True
     ) -> list[OutboxItem]:
-        """Return the items in a state (None: any) for a destination (None: any), oldest first."""
-        query = select(schema.outbox).order_by(schema.outbox.c.id).limit(limit)
-        if state is not None:
-            query = query.where(schema.outbox.c.state == state)
-        if destination is not None:
-            query = query.where(schema.outbox.c.destination == destination)
-        return self._items(query)
+        """Return the items in a state (None: any) for a destination (None: any): dead ones first, then the oldest.
+
+        Parameters
+        ----------
+        settled : bool
+            Also those that are committed or discarded, where no state is named.
+        """
+        dead_first = schema.outbox.c.state != OutboxState.DEAD
+        query = select(schema.outbox).where(*_asked(state, destination, settled=settled))
+        return self._items(query.order_by(dead_first, schema.outbox.c.id).limit(limit))
+
+    def count_outbox(self, state: str | None = None, destination: str | None = None, *, settled: bool = True) -> int:
+        """Return how many items `list_outbox` would list without a limit."""
+        query = select(func.count()).select_from(schema.outbox).where(*_asked(state, destination, settled=settled))
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def outbox_of(self, study_id: int) -> list[OutboxItem]:
         """Return the items of a study revision."""
@@ -252,6 +262,17 @@ class Outbox(Room):
         study = self._get_study(connection, item.study_id)
         reason = f"outbox item {item.id} for {item.destination} {what}"
         self._note(connection, study.id, study.state, study.state, actor=actor, reason=reason)
+
+
+def _asked(state: str | None, destination: str | None, *, settled: bool) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if state is not None:
+        conditions.append(schema.outbox.c.state == state)
+    elif not settled:
+        conditions.append(schema.outbox.c.state.not_in(_SETTLED))
+    if destination is not None:
+        conditions.append(schema.outbox.c.destination == destination)
+    return conditions
 
 
 def _get_item(connection: Connection, item_id: int) -> OutboxItem:

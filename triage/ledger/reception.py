@@ -1,7 +1,6 @@
 """Objects coming in, and studies becoming complete."""
 
 import hashlib
-from collections import Counter
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -10,16 +9,12 @@ from sqlalchemy.exc import IntegrityError
 
 from triage.errors import ConflictingObjectError
 from triage.ledger import schema
-from triage.ledger.base import Room, to_instance, to_study
+from triage.ledger.base import IDENTITY, Room, to_instance, to_study
 from triage.ledger.records import NON_IMAGE_MODALITIES, Instance, ReceivedInstance, Recorded, State, Study
-from triage.messages import Stage
 
 # What a study's modality is when its objects have several: the first of these wins, then the first that came,
 # and a modality without images never hides one with.
 _TELLING = ("CT", "DX", "CR")
-_IDENTITY = ("patient_name", "patient_id", "accession_number", "study_date", "study_description")
-_REPORTED = frozenset({State.REPORTED, State.DELIVERED})
-_NOTHING_TO_SCORE = "no object of this study can be scored"
 
 
 class Reception(Room):
@@ -58,16 +53,22 @@ class Reception(Room):
                     raise ConflictingObjectError
                 return Recorded.DUPLICATE
             if study is None:
-                study_id = self._open(connection, _first_revision(obj, now), reason="first object")
+                study_id = self._open(connection, _first_revision(obj, now), actor="listener", reason="first object")
             elif self._opens_next(connection, study, obj):
-                study_id = self._open_next(connection, study, obj, now)
+                study_id = self._open_next(
+                    connection,
+                    study,
+                    actor="listener",
+                    reason=f"a late object came when revision {study.revision} was {study.state}",
+                    **_merged(study, obj),
+                )
             else:
                 study_id = self._join(connection, study, obj, now)
             connection.execute(
                 insert(schema.instance).values(
                     study_id=study_id,
                     received_at=now,
-                    **{k: v for k, v in asdict(obj).items() if k not in _IDENTITY},
+                    **{k: v for k, v in asdict(obj).items() if k not in IDENTITY},
                 )
             )
         return Recorded.NEW
@@ -90,33 +91,6 @@ class Reception(Room):
             .limit(1)
         )
         return _images(obj) > 0 and connection.execute(ours).first() is None
-
-    def _open(self, connection: Connection, values: dict[str, Any], *, reason: str) -> int:
-        statement = insert(schema.study).values(state=State.RECEIVING, is_current=True, **values)
-        study_id = int(connection.execute(statement.returning(schema.study.c.id)).scalar_one())
-        self._note(connection, study_id, "", State.RECEIVING, actor="listener", reason=reason)
-        return study_id
-
-    def _open_next(self, connection: Connection, study: Study, obj: ReceivedInstance, now: float) -> int:
-        """Open revision n+1; the old one is superseded unless it was reported or discarded."""
-        revision = study.revision + 1
-        if study.state not in _REPORTED and study.state is not State.DISCARDED:
-            reason = f"a late object opened revision {revision}"
-            self._move(connection, study, State.SUPERSEDED, actor="listener", reason=reason)
-            self._close_jobs(connection, study.id, reason)
-        connection.execute(update(schema.study).where(schema.study.c.id == study.id).values(is_current=False))
-        values = {
-            **_first_revision(obj, now),
-            **_merged(study, obj),
-            "revision": revision,
-            "arrived_at": study.arrived_at,
-            "stat": study.stat,
-            "claimed_by": study.claimed_by,
-            "priority": study.priority,
-            "percentile": study.percentile,
-        }
-        reason = f"a late object came when revision {study.revision} was {study.state}"
-        return self._open(connection, values, reason=reason)
 
     def _join(self, connection: Connection, study: Study, obj: ReceivedInstance, now: float) -> int:
         values = _merged(study, obj)
@@ -186,7 +160,7 @@ class Reception(Room):
             study = self._lock_study(connection, study_id)
             if study.state is not State.RECEIVING:
                 return False
-            held = [to_instance(row) for row in connection.execute(held_instances(study))]
+            held = self._held_instances(connection, study)
             self._move(
                 connection,
                 study,
@@ -196,12 +170,7 @@ class Reception(Room):
                 completed_by=signal,
                 manifest_hash=_manifest_hash(held),
             )
-            if any(instance.scorable for instance in held):
-                self._arm(connection, study.id, Stage.PREPARE)
-                return True
-            completed = self._lock_study(connection, study_id)
-            reason = _why_nothing(held)
-            self._move(connection, completed, State.UNSUITABLE, actor="dispatcher", reason=reason)
+            self._begin(connection, study.id, held, actor="dispatcher")
         return True
 
     def instances_of(self, study_id: int) -> list[Instance]:
@@ -214,20 +183,7 @@ class Reception(Room):
         """
         with self._database.read() as connection:
             study = self._get_study(connection, study_id)
-            return [to_instance(row) for row in connection.execute(held_instances(study))]
-
-
-def held_instances(study: Study) -> Select[Any]:
-    """Select the objects of a study up to and with this revision."""
-    return (
-        select(schema.instance)
-        .join(schema.study, schema.study.c.id == schema.instance.c.study_id)
-        .where(
-            schema.study.c.study_instance_uid == study.study_instance_uid,
-            schema.study.c.revision <= study.revision,
-        )
-        .order_by(schema.instance.c.id)
-    )
+            return self._held_instances(connection, study)
 
 
 def _cleaned(obj: ReceivedInstance) -> ReceivedInstance:
@@ -255,13 +211,13 @@ def _first_revision(obj: ReceivedInstance, now: float) -> dict[str, Any]:
         "instance_count": 1,
         "image_count": _images(obj),
         "stat": False,
-        **{name: getattr(obj, name) for name in _IDENTITY},
+        **{name: getattr(obj, name) for name in IDENTITY},
     }
 
 
 def _merged(study: Study, obj: ReceivedInstance) -> dict[str, Any]:
     """What a further object adds to the study's row: counts, the modality, identity that was missing."""
-    known = {name: getattr(study, name) or getattr(obj, name) for name in _IDENTITY}
+    known = {name: getattr(study, name) or getattr(obj, name) for name in IDENTITY}
     return {
         **known,
         "modality": min((study.modality, obj.modality), key=_telling),
@@ -283,8 +239,3 @@ def _telling(modality: str) -> int:
 def _manifest_hash(held: list[Instance]) -> str:
     lines = sorted(f"{instance.sop_instance_uid} {instance.digest}\n" for instance in held)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _why_nothing(held: list[Instance]) -> str:
-    reasons = Counter(instance.not_scored for instance in held if instance.not_scored)
-    return reasons.most_common(1)[0][0] if reasons else _NOTHING_TO_SCORE

@@ -14,8 +14,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from triage.errors import NotFoundError
 from triage.ledger import schema
-from triage.ledger.base import Room, to_instance
-from triage.ledger.reception import held_instances
+from triage.ledger.base import Room, held_instances, to_instance
 from triage.ledger.records import Instance, Job, JobState, OutboxNew, OutboxState, State, Study
 from triage.messages import Priority, Score, Stage
 

@@ -23,6 +23,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from triage.config.schema import Configuration
 from triage.errors import ConfigurationError
+from triage.store import remedy_for
 
 log = structlog.get_logger(__name__)
 
@@ -68,15 +69,18 @@ def ensure_token(config: Configuration) -> str:
             path.chmod(0o600)
             log.warning("web.token_was_readable_by_others")
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(
-            f"cannot use {path}: {exc}", remedy="let the service's user own data_dir, or delete the file"
-        ) from exc
+        raise ConfigurationError(f"cannot use {path}: {exc}", remedy=_remedy(exc)) from exc
     if len(token) < MIN_TOKEN_LENGTH:
         raise ConfigurationError(
             f"the token in {path} has less than {MIN_TOKEN_LENGTH} characters",
             remedy="delete the file; a new one is made at the next start",
         )
     return token
+
+
+def _remedy(exc: OSError | UnicodeDecodeError) -> str:
+    otherwise = "let the service's user own data_dir, or delete the file"
+    return remedy_for(exc, otherwise) if isinstance(exc, OSError) else otherwise
 
 
 def _create(path: Path) -> None:

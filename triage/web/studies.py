@@ -59,7 +59,8 @@ def act(
 ) -> WorklistItem | Response:
     """Do it and return the study as it is now; 404 if unknown, 409 if its state does not allow it.
 
-    ``stat?off=true`` takes a STAT back. A form of the page is answered with a redirect to the page.
+    ``stat?off=true`` takes a STAT back, ``complete?off=true`` a mark as read; so does ``stat``. A form of the page is
+    answered with a redirect to the page.
     """
     study = _find(services, study_instance_uid)
     _do(services, study.study_instance_uid, action, identity, off=off)
@@ -82,4 +83,4 @@ def _do(services: Services, uid: str, action: Action, identity: Identity, *, off
         case Action.RELEASE:
             ledger.release(uid, actor)
         case Action.COMPLETE:
-            ledger.mark_read(uid, actor)
+            ledger.mark_read(uid, actor, on=not off)
