@@ -3,9 +3,9 @@
     .venv/bin/python -m tests.bench.impostors [--count 120] [--json]
 
 Real: chests and head CTs of the half of the patients on which no gate was made (the head gate's older bounds saw all of
-CT-ICH), those heads as they are and of other builds, turned and leaning a little. On their own: heads with large
-lesions drawn into them (`tests.bench.true_heads`), and the studies in DICOM files: some of their patients tuned the
-gates.
+CT-ICH), those heads (as if slices were 5 mm apart) and of other builds, turned and leaning a little. On their own:
+heads with large lesions drawn into them (`tests.bench.true_heads`), and the studies in DICOM files: some of their
+patients tuned the gates.
 Impostors are counted in two groups: "known" are of kinds that examples of the gates were of, too, or for which a gate
 got a look of its own, though of other patients; "fresh" are of kinds that made no gate: `tests.bench.false_chests`,
 `tests.bench.false_heads` (`_structured`, `_odd`), other radiographs and slices of public collections. Photographs come

@@ -3,12 +3,14 @@
     .venv/bin/python -m tests.bench.reception [--objects 300] [--rounds 3] [--json]
 
 The same head CT slices (copies with UIDs of their own) are sent by dcmsend on one association to each receiver in turn,
-round by round. The node synchronises every object, its folder and its ledger to the disk before it answers 0x0000;
-storescp and Orthanc don't. dcmtk runs with TCP_NODELAY=1: without it it waits 40 ms per object (Nagle's algorithm).
+round by round, another one first in every round. The node synchronises every object, its folder and its ledger to the
+disk before it answers 0x0000; Orthanc synchronises its files, storescp nothing. dcmtk runs with TCP_NODELAY=1: without
+it it waits 40 ms per object (Nagle's algorithm).
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import tempfile
@@ -80,7 +82,9 @@ def run(objects: int, rounds: int) -> dict[str, dict[str, float]]:
         for number in range(rounds + 1):  # the first is for warming up
             files = copies(folder / f"round{number}", objects)
             size = sum(file.stat().st_size for file in files)
-            for receiver, send in receivers.items():
+            turn = number % len(receivers)
+            for receiver, send in [*receivers.items()][turn:] + [*receivers.items()][:turn]:
+                os.sync()  # nobody waits for what another one, or these copies, left to be written
                 started = time.monotonic()
                 send(files)
                 if number:

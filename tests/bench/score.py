@@ -10,7 +10,8 @@ process of its own (an hour on two slow cores; up to 24 GiB).
 One thread; seconds are those of the processor in this thread: medians for the paper's configurations, the best of
 several for the starters' milliseconds, so that other work on the machine disturbs less. GFLOP/s count two operations
 for each multiply-add of the convolutions without the edge channel (`workers.flows.counts`). The peak is a square sgemm
-of the best of several sizes, timed in turn with the engine. Peers come with the extra `bench`; one that is missing is
+of the best of several sizes: timed in turn with the engine for the paper's configurations, once before for the
+starters, whose best of many short runs it rather favours. Peers come with the extra `bench`; one that is missing is
 left out and named.
 """
 
@@ -127,8 +128,10 @@ def paper_configuration(preset: str, repeats: int, rosinality: Path | None) -> F
     x = torch.rand(1, 1, *shallow.size, generator=torch.Generator().manual_seed(0)) - 0.5
     one, pair = FusedFlows(flows[:1]), FusedFlows(flows, shared_levels=2)
     seconds, fraction, peak = against_peak(lambda: one.parts(x), operations, repeats)
+    pair.parts(x)  # warm, as the others are
     together = statistics.median(_timed(lambda: pair.parts(x)) for _ in range(repeats))
     with torch.inference_mode():
+        flows[0].level_parts(x)
         modules = statistics.median(_timed(lambda: flows[0].level_parts(x)) for _ in range(max(2, repeats // 2)))
     found: Figures = {
         "measured": f"one step a level, times {scale}",

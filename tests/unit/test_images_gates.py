@@ -1,4 +1,4 @@
-"""That the gates keep their rates: a fixed sample of real images and of impostors, all of which tuned nothing."""
+"""That the gates keep their rates: a fixed sample of real images and of impostors, of patients who tuned no network."""
 
 from itertools import islice, pairwise
 
