@@ -100,7 +100,8 @@ def laboratory(*arguments: str) -> Result:
     ("text", "complaint"),
     [
         ("file,label\nx.png,normal\n", "no row of the table"),
-        ("name\n", "no rows"),
+        ("name\n", "no column file and no column label"),
+        ("file,label\n", "no rows"),
         ("file,label\nbroken,normal\n", "another label"),
     ],
 )
