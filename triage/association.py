@@ -17,10 +17,11 @@ from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
 
 from triage.errors import AssociationError, DeliveryError, QueryError, RejectedError
+from triage.statuses import SUCCESS
 
+VERIFICATION = "1.2.840.10008.1.1"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
-_SUCCESS = 0x0000
 _PENDING = (0xFF00, 0xFF01)
 # More series than any study has: a peer cannot keep us reading for ever.
 _MAX_MATCHES = 5000
@@ -136,7 +137,7 @@ def matches(assoc: Association, query: Dataset, *, limit: int = _MAX_MATCHES) ->
     try:
         for status, identifier in islice(assoc.send_c_find(query, STUDY_ROOT_FIND), limit):
             code = status.get("Status")
-            if code == _SUCCESS:
+            if code == SUCCESS:
                 return
             if code is None:
                 raise DeliveryError("no answer to C-FIND: the association was aborted or timed out")

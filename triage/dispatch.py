@@ -292,7 +292,7 @@ def run_dispatcher(
                     reclaimer.sweep()
             if tidying.is_due(now):
                 tray.sweep(ledger.at_work(), time.time())
-            deliverer.tick(time.time())
+            deliverer.tick()
             stop.wait(_TICK_S)
     finally:
         deliverer.stop()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import redis
 from pynetdicom import build_context
 
-from triage.association import Timeouts, associate
+from triage.association import VERIFICATION, Timeouts, associate
 from triage.bundles import active_bundles
 from triage.config.schema import Configuration, Listen, Web
 from triage.errors import AssociationError, BundleError, DeliveryError, LedgerError, RejectedError
@@ -17,7 +17,6 @@ from triage.transport import alive, connect
 Probe = Callable[[], tuple[bool, str]]
 """Asks one part: (works, one line that says more). It may raise; that counts as not working."""
 
-VERIFICATION = "1.2.840.10008.1.1"
 _ECHO_TIMEOUT_S = 3.0
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - looked up, not bound
 

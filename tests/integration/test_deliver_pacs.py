@@ -265,7 +265,7 @@ ledger = open_ledger(config)
 ledger.__class__ = Killed
 deliverer = Deliverer(config, ledger, ObjectStore(config.data_dir))
 deliverer.start()
-deliverer.tick(time.time())
+deliverer.tick()
 threading.Event().wait(30)
 """
 

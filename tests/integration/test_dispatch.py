@@ -12,7 +12,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from tests.support.ledgers import DIGEST, LEASE_S, Clock, a_score, ledger_config, receive, to_preparing, to_scoring
+from tests.support.ledgers import DIGEST, LEASE_S, Clock, a_score, ledger_at_broker, receive, to_preparing, to_scoring
 from tests.support.peers import wait_until
 from tests.support.redis import running_redis
 from triage.config import Configuration
@@ -64,19 +64,10 @@ class Node:
         return {job.stage: job.attempts for job in self.ledger.jobs_of(study.id)}[Stage.SCORE]
 
 
-def a_node(folder: Path, url: str) -> Iterator[Node]:
-    clock = Clock()
-    config = ledger_config(f"sqlite:///{folder / 'ledger.sqlite3'}", folder)
-    config = config.model_copy(update={"broker": config.broker.model_copy(update={"url": url})})
-    ledger = open_ledger(config, clock)
-    yield Node(ledger, config, clock)
-    ledger.close()
-
-
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    with running_redis(tmp_path / "redis") as url:
-        yield from a_node(tmp_path, url)
+    with running_redis(tmp_path / "redis") as url, ledger_at_broker(tmp_path, url) as parts:
+        yield Node(*parts)
 
 
 @pytest.fixture
@@ -85,7 +76,8 @@ def node_with_a_broker_that_hangs(tmp_path: Path) -> Iterator[Node]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        yield from a_node(tmp_path, f"redis://127.0.0.1:{listener.getsockname()[1]}/0")
+        with ledger_at_broker(tmp_path, f"redis://127.0.0.1:{listener.getsockname()[1]}/0") as parts:
+            yield Node(*parts)
 
 
 @pytest.mark.redis

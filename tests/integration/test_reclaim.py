@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ledgers import LEASE_S, Clock, ledger_config, receive, to_preparing, to_scoring
+from tests.support.ledgers import LEASE_S, Clock, ledger_at_broker, receive, to_preparing, to_scoring
 from tests.support.redis import running_redis
 from triage.config import Configuration
 from triage.dispatch import Reclaimer
-from triage.ledger import Job, JobState, Ledger, open_ledger
+from triage.ledger import Job, JobState, Ledger
 from triage.messages import Stage
 from triage.transport import PREPARE_TASK, SCORE_TASK, SCORED_TASK, Pulse, connect, make_app, send
 
@@ -54,12 +54,8 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    clock = Clock()
-    with running_redis(tmp_path / "redis") as url:
-        config = ledger_config(f"sqlite:///{tmp_path / 'ledger.sqlite3'}", tmp_path)
-        ledger = open_ledger(config, clock)
-        yield Node(ledger, config.model_copy(update={"broker": config.broker.model_copy(update={"url": url})}), clock)
-        ledger.close()
+    with running_redis(tmp_path / "redis") as url, ledger_at_broker(tmp_path, url) as parts:
+        yield Node(*parts)
 
 
 def test_a_waiting_job_is_not_taken_back(node: Node) -> None:

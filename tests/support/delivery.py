@@ -1,7 +1,6 @@
 """Reports posted in a real ledger and store, and a deliverer that is ticked."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,7 +110,7 @@ def delivering(
 
     def tick() -> None:
         while not stop.wait(0.05):
-            deliverer.tick(time.time())
+            deliverer.tick()
 
     ticker = threading.Thread(target=tick, daemon=True)
     deliverer.start()

@@ -1,13 +1,15 @@
 """Ledgers on both databases, objects to record in them, and the road of a study through its states."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from triage.config.schema import Configuration
 from triage.config.schema import Ledger as LedgerSection
-from triage.ledger import Job, Ledger, OutboxNew, ReceivedInstance, State, Study
+from triage.ledger import Job, Ledger, OutboxNew, ReceivedInstance, State, Study, open_ledger
 from triage.messages import Priority, Score, Stage
 
 DIGEST = hashlib.sha256(b"bundle").hexdigest()
@@ -33,6 +35,15 @@ class Clock:
 def ledger_config(url: str, folder: Path) -> Configuration:
     """A configuration with its ledger at `url`."""
     return Configuration(data_dir=folder, ledger=LedgerSection(url=url))
+
+
+@contextmanager
+def ledger_at_broker(folder: Path, url: str) -> Iterator[tuple[Ledger, Configuration, Clock]]:
+    """Open a ledger on SQLite whose configuration names a broker; its clock goes only when told to."""
+    clock, config = Clock(), ledger_config(f"sqlite:///{folder / 'ledger.sqlite3'}", folder)
+    config = config.model_copy(update={"broker": config.broker.model_copy(update={"url": url})})
+    with closing(open_ledger(config, clock)) as ledger:
+        yield ledger, config, clock
 
 
 def an_object(

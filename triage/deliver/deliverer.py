@@ -65,14 +65,8 @@ class Deliverer:
         for rounds in self._rounds:
             rounds.thread.start()
 
-    def tick(self, now: float) -> None:
-        """Wake every destination that is not at work; returns at once.
-
-        Parameters
-        ----------
-        now : float
-            Seconds since the epoch, UTC. The threads read the clock themselves when they get to work.
-        """
+    def tick(self) -> None:
+        """Wake every destination that is not at work; returns at once."""
         for rounds in self._rounds:
             rounds.wake.set()
 

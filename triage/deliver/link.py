@@ -8,12 +8,11 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from triage import association
-from triage.association import STUDY_ROOT_FIND, EventHandlers
+from triage.association import STUDY_ROOT_FIND, VERIFICATION, EventHandlers
 from triage.config.schema import Destination
 from triage.deliver.policy import DeliveryPolicy
 from triage.sop_classes import MAP_CLASSES, SR_CLASSES
 
-VERIFICATION = "1.2.840.10008.1.1"
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
 STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 
