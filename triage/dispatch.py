@@ -89,7 +89,7 @@ class Doorbell:
         """
         began = self._clock()
         room = self._room(stage) if began >= self._quiet_until else 0
-        waiting = deque(self._ledger.claim_jobs(stage, room, LEASE_S[stage]) if room > 0 else ())
+        waiting = deque(self._ledger.claim_jobs(stage, room, LEASE_S) if room > 0 else ())
         sent = 0
         try:
             while waiting:

@@ -20,9 +20,9 @@ class Stage(StrEnum):
     REPORT = "report"
 
 
-#: A lease in seconds, long enough for a paper-size volume on a slow CPU. The dispatcher takes a dead worker's job back
-#: much earlier.
-LEASE_S = {Stage.PREPARE: 300.0, Stage.SCORE: 1800.0, Stage.REPORT: 300.0}
+#: A lease in seconds, long enough for a paper-size volume or a study of thousands of images on a slow CPU: work that
+#: outlasts its lease is begun anew. The dispatcher takes a dead worker's job back much earlier.
+LEASE_S = 1800.0
 
 
 class Priority(StrEnum):

@@ -199,7 +199,7 @@ class Pulse:
     def answered(self, job_id: int, fence: int) -> None:
         """Show that a score job has its answer, which may wait long on the report queue: for as long as its lease."""
         with suppress(redis.RedisError):
-            self._client.set(answered_key(job_id, fence), 1, ex=round(LEASE_S[Stage.SCORE]))
+            self._client.set(answered_key(job_id, fence), 1, ex=round(LEASE_S))
 
     def _run(self) -> None:
         while True:

@@ -61,7 +61,7 @@ class NodeTasks:
     def prepare(self, job_id: int, fence: int) -> None:
         """Choose the series, gate it, and make the model's input of a study."""
         with self._pulse.busy(Stage.PREPARE, job_id):
-            study = self._ledger.start(job_id, fence, LEASE_S[Stage.PREPARE])
+            study = self._ledger.start(job_id, fence, LEASE_S)
             if study is None:
                 return
             try:
@@ -105,7 +105,7 @@ class NodeTasks:
     def report(self, job_id: int, fence: int) -> None:
         """Build the SR of a scored or declined study and put it into the outbox."""
         with self._pulse.busy(Stage.REPORT, job_id):
-            study = self._ledger.start(job_id, fence, LEASE_S[Stage.REPORT])
+            study = self._ledger.start(job_id, fence, LEASE_S)
             if study is None:
                 return
             try:
