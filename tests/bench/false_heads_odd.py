@@ -14,13 +14,8 @@ from tests.bench.head_shapes import Family, Hu, Rng
 _POINTS = np.stack([shapes.Z.ravel(), shapes.Y.ravel(), shapes.X.ravel()], axis=1)
 
 
-def odd(heads: Sequence[Hu], rng: Rng) -> Family:
-    """Yield one of every family; heads are a few real ones, -20 to 100 HU, slices from below."""
-    yield from _drawn(rng)
-    yield from _of_heads(heads, rng)
-
-
-def _drawn(rng: Rng) -> Family:
+def drawn(rng: Rng) -> Family:
+    """Yield one object of every family."""
     mid, brain, gain = rng.uniform(65, 85), rng.uniform(35, 52), rng.uniform(1, 4)
     hu = np.full(shapes.Z.shape, brain)
     hu[shapes.ball((mid + 10, -10, 0), (25, 35, 18)) < 1] -= 5 * gain
@@ -118,7 +113,8 @@ def _drawn(rng: Rng) -> Family:
     yield "settled gel in a shell", shapes.dressed(hu, shapes.depth(rng), rng)
 
 
-def _of_heads(heads: Sequence[Hu], rng: Rng) -> Family:
+def composites(heads: Sequence[Hu], rng: Rng) -> Family:
+    """Yield what no scanner makes of patients, one of every family; heads are -20 to 100 HU, slices from below."""
     skull = shapes.skulls(heads, rng)
 
     # A trunk

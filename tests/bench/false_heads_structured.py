@@ -1,7 +1,7 @@
 """Volumes that are no head CTs though something like bone encloses something like a brain, as HU on CT-ICH's raster.
 
-Phantoms, drawn shells with structure in them, a nut, a melon, an egg, real skulls around what is no brain of theirs.
-`structured` draws one of every family anew.
+`drawn` makes objects anew: phantoms, shells with structure in them, a nut, a melon, an egg. `composites` makes what no
+scanner does: patients' skulls around what is no brain of theirs, heads mixed with themselves.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,13 +38,8 @@ _KAK_SLANEY = (
 )  # fmt: skip
 
 
-def structured(heads: Sequence[Hu], rng: Rng) -> Family:
-    """Yield one of every family; heads are a few real ones, -20 to 100 HU, slices from below."""
-    yield from _drawn(rng)
-    yield from _skulls(heads, rng)
-
-
-def _drawn(rng: Rng) -> Family:
+def drawn(rng: Rng) -> Family:
+    """Yield one of every family."""
     for name, table, gain in (
         ("Shepp-Logan", _SHEPP_LOGAN, 1.0),
         ("Shepp-Logan, high contrast", _SHEPP_LOGAN, rng.uniform(1.5, 3)),
@@ -104,8 +99,11 @@ def _drawn(rng: Rng) -> Family:
     yield "egg", shapes.with_grain(np.where(rho < 0.93, hu, np.where(rho < 1, rng.uniform(300, 1500), shapes.AIR)), rng)
 
 
-def _skulls(heads: Sequence[Hu], rng: Rng) -> Family:
-    """Yield what is made of real heads, each of one whose skull encloses most of the brain if there is such a head."""
+def composites(heads: Sequence[Hu], rng: Rng) -> Family:
+    """Yield one of every family, of those few heads whose skull encloses most of the brain, if there are such.
+
+    Heads are -20 to 100 HU, slices from below.
+    """
     skull = shapes.skulls(heads, rng)
 
     size, tall, warped = rng.uniform(10, 35), rng.uniform(20, 60), rng.uniform(0.5, 1.5)
