@@ -1,13 +1,22 @@
-"""A whole training in the small: images, preset and run."""
+"""A whole training in the small: images, preset and run; as a process it kills itself when its bundle is there.
 
+``python -m tests.support.whole_training FOLDER``
+"""
+
+import os
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from triage.manifest import Architecture, Classifier, InputTransform, Local, Preprocessing
+from workers.lab.fit import Progress
 from workers.lab.image_set import ImageSet
 from workers.lab.presets import ClassifierRecipe, LocalRecipe, Preset, Schedule
 from workers.lab.run import Run
+from workers.lab.train import train
 
 SCHEDULE = Schedule(epochs=2, batch=8, micro_batch=8, learning_rate=3e-3, warmup_steps=2)
 LOCAL = LocalRecipe(
@@ -42,3 +51,18 @@ def ramps(count: int, seed: int) -> ImageSet:
 def run(folder: Path, progression: tuple[int, ...] = ()) -> Run:
     """Return what trains ``folder/small``."""
     return Run(preset=small(progression), normal=ramps(80, 0), mixture=ramps(80, 1), out=folder / "small")
+
+
+def main(folder: Path) -> None:
+    """Train until the bundle is in its place, and no further."""
+    torch.set_num_threads(1)
+
+    def report(progress: Progress) -> None:
+        if (progress.stage, progress.step) == ("maps", 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(run(folder), report)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,16 +1,22 @@
 """From two sets to a bundle, in the small: the base flow's way through grey levels; who learns from which images."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree, rmtree
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.support.flows import tiny_bundle
 from tests.support.training import ignore
 from tests.support.whole_training import CLASSIFIER, LOCAL, SCHEDULE, ramps, run, small
+from triage.bundles import Bundle
 from triage.errors import ConfigurationError, TrainingDivergedError
 from workers.flows.engine import Engine
 from workers.lab.claim import claimed
@@ -128,6 +134,8 @@ def test_whose_images_these_are_belongs_to_what_is_resumed(tmp_path: Path) -> No
     assert replace(first, seed=first.seed).fingerprint == first.fingerprint
 
 
+ROOT = Path(__file__).parents[2]
+
 #: Every stage and where it is interrupted: of flows in the second epoch, a few steps after the checkpoint.
 INTERRUPTED = {
     "base at 2 grey levels": 16, "base": 16, "normal": 10, "mixture": 10, "classifier": 3, "local": 2, "calibration": 3,
@@ -168,3 +176,40 @@ def test_a_training_that_is_interrupted_in_every_stage_makes_the_same_bundle(tmp
     assert [seen[0] for seen in attempts[1:]] == RESUMED
     for name in ("training.json", "curves.csv"):
         assert (cut.record / name).read_bytes() == (whole.record / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that was killed when its bundle was there, and its checkpoints, too."""
+    folder = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, "-m", "tests.support.whole_training", str(folder)]
+    assert subprocess.run(command, cwd=ROOT, timeout=120, check=False).returncode == -signal.SIGKILL
+    return folder
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("left", ["all", "lock"])
+def test_what_a_training_left_that_was_killed_at_its_very_end_is_removed(
+    killed: Path, tmp_path: Path, resume: bool, left: str
+) -> None:
+    ordered = run(Path(copytree(killed, tmp_path / "copy")))
+    digest = Bundle.open(ordered.out).digest
+    assert {one.name for one in ordered.checkpoints.iterdir()} > {"lock", "normal.checkpoint", "mixture.checkpoint"}
+    if left == "lock":  # it was killed while it removed them
+        for path in ordered.checkpoints.iterdir():
+            path.unlink()
+        (ordered.checkpoints / "lock").touch()
+    with pytest.raises(ConfigurationError, match="small is complete"):
+        train(ordered, ignore, resume=resume)
+    assert not ordered.checkpoints.exists()
+    assert Bundle.open(ordered.out).digest == digest
+
+
+def test_checkpoints_beside_a_bundle_that_was_not_made_from_them_stay(killed: Path, tmp_path: Path) -> None:
+    ordered = run(Path(copytree(killed, tmp_path / "copy")))
+    rmtree(ordered.out)
+    tiny_bundle(ordered.out)
+    kept = {one.name for one in ordered.checkpoints.iterdir()}
+    with pytest.raises(ConfigurationError, match="already holds a bundle"):
+        train(ordered, ignore, resume=True)
+    assert {one.name for one in ordered.checkpoints.iterdir()} == kept

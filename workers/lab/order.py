@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import typer
 
-from triage.bundles import new_bundle_folder
 from triage.errors import ConfigurationError
 from triage.manifest import DataSource
 from workers.lab import rsna as challenge
 from workers.lab.acquisition import Loaded, Raw
+from workers.lab.claim import check_place
 from workers.lab.fit import Progress
 from workers.lab.image_set import ImageSet, linked
 from workers.lab.images import check_names, load, load_with_raw
@@ -63,7 +63,7 @@ class Order:
             raise ConfigurationError("--rsna makes both sets", remedy="leave out --normal and --mixture, or --rsna")
         data = self._data_sources()  # what is wrong is told before any image is read
         check_names([*self.normal, *self.mixture, *self.calibration, *self.exclude])
-        new_bundle_folder(self.out)
+        check_place(self.out)
         if self.strict and not self.probe:
             raise ConfigurationError("--strict-acquisition needs the probe", remedy="leave out --no-probe")
         if self.threads:
