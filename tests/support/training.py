@@ -1,4 +1,4 @@
-"""One tiny stage of training: a flow of two levels that learns ramps."""
+"""One tiny stage of training: a flow of two levels that learns ramps; a whole one that doesn't end by itself."""
 
 from pathlib import Path
 
@@ -46,3 +46,15 @@ def stage(folder: Path, *, architecture: Architecture = ARCHITECTURE, **changes:
 
 def ignore(progress: Progress) -> None:
     """Take what training reports, and do nothing."""
+
+
+def endless(folder: Path) -> list[str]:
+    """Write two sets into ``folder``; return the arguments that train ``folder/b``, but the first flow has no end."""
+    normal, mixture, out = (str(folder / name) for name in ("normal.npz", "mixture.npz", "b"))
+    for seed, place in enumerate((normal, mixture)):
+        coarse = np.random.default_rng(seed).integers(40, 216, (40, 8, 8))
+        np.savez(place, x=np.kron(coarse, np.ones((1, 16, 16))).astype(np.uint8))
+    plain = ["train", "--preset", "starter-cxr", "--no-probe", "--threads", "1", "--device", "cpu"]
+    settings = ("architecture.depth=1", "flow.batch=8", "flow.epochs=100000", "flow.patience=100000")
+    changes = [word for setting in settings for word in ("--set", setting)]
+    return [*plain, "--normal", normal, "--mixture", mixture, "--out", out, *changes]

@@ -24,6 +24,7 @@ from workers.lab.probe import MATCH, Acquisition, probe, probed
 from workers.lab.progress import counting, show_progress
 from workers.lab.rigour import read_record, update_record
 from workers.lab.run import Run
+from workers.lab.stopping import stoppable
 from workers.lab.train import train as train_bundle
 
 
@@ -70,7 +71,8 @@ class Order:
             torch.set_num_threads(self.threads)
         group, place = join(self.device)
         try:
-            self._train(recipe, data, group, place)
+            with stoppable(self.out, tells=group.leads):
+                self._train(recipe, data, group, place)
         finally:
             leave()
 
@@ -116,12 +118,8 @@ class Order:
             device=place,
             acquisition_auc=round(found.auc, 4) if found and found.auc is not None else None,
         )
-        try:
-            with _shown(group) as report:
-                bundle = train_bundle(run, report, resume=self.resume)
-        except KeyboardInterrupt:
-            typer.echo(f"interrupted; the same command with --resume goes on from {run.checkpoints}", err=True)
-            raise
+        with _shown(group) as report:
+            bundle = train_bundle(run, report, resume=self.resume)
         if not group.leads:
             return
         if found:
