@@ -48,13 +48,16 @@ def ignore(progress: Progress) -> None:
     """Take what training reports, and do nothing."""
 
 
-def endless(folder: Path) -> list[str]:
-    """Write two sets into ``folder``; return the arguments that train ``folder/b``, but the first flow has no end."""
-    normal, mixture, out = (str(folder / name) for name in ("normal.npz", "mixture.npz", "b"))
-    for seed, place in enumerate((normal, mixture)):
+def two_sets(folder: Path) -> list[str]:
+    """Write 40 images of either set into ``folder``; return the options that name them."""
+    for seed, name in enumerate(("normal", "mixture")):
         coarse = np.random.default_rng(seed).integers(40, 216, (40, 8, 8))
-        np.savez(place, x=np.kron(coarse, np.ones((1, 16, 16))).astype(np.uint8))
-    plain = ["train", "--preset", "starter-cxr", "--no-probe", "--threads", "1", "--device", "cpu"]
+        np.savez(folder / f"{name}.npz", x=np.kron(coarse, np.ones((1, 16, 16))).astype(np.uint8))
+    return ["--normal", str(folder / "normal.npz"), "--mixture", str(folder / "mixture.npz")]
+
+
+def endless(out: Path, sets: list[str]) -> list[str]:
+    """Return the command that trains a bundle, but its first flow has no end."""
+    plain = ["train", "--preset", "starter-cxr", "--no-probe", "--threads", "1", "--device", "cpu", "--out", str(out)]
     settings = ("architecture.depth=1", "flow.batch=8", "flow.epochs=100000", "flow.patience=100000")
-    changes = [word for setting in settings for word in ("--set", setting)]
-    return [*plain, "--normal", normal, "--mixture", mixture, "--out", out, *changes]
+    return [*plain, *sets, *(word for setting in settings for word in ("--set", setting))]

@@ -11,7 +11,7 @@ import torch
 from tests.support.cli import CLI, started
 from tests.support.flows import tiny_bundle
 from tests.support.peers import wait_until
-from tests.support.training import endless
+from tests.support.training import endless, two_sets
 from workers.lab.stopping import stoppable
 
 
@@ -22,7 +22,8 @@ def step(checkpoint: Path) -> int:
 
 @pytest.mark.timeout(600)
 def test_a_training_that_is_told_to_end_says_what_is_kept_and_goes_on_from_there(tmp_path: Path) -> None:
-    options, checkpoint, log = endless(tmp_path), tmp_path / "b.training" / "normal.checkpoint", tmp_path / "log"
+    checkpoint, log = tmp_path / "b.training" / "normal.checkpoint", tmp_path / "log"
+    options = endless(tmp_path / "b", two_sets(tmp_path))
     kept = f"interrupted; kept in {checkpoint.parent}: normal; the same command with --resume goes on from there\n"
     with started(*CLI, *options, cwd=tmp_path, log=log) as process:
         wait_until(checkpoint.exists, 120, "a checkpoint")

@@ -1,7 +1,7 @@
 """A training run as it was ordered on the command line: sets, probe, training, and what is said about them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,7 +161,8 @@ def _rsna_sets(folder: Path, recipe: Preset, group: Group) -> tuple[Loaded, Load
     sets = challenge.divide(challenge.read_rsna(folder)).there()
     if group.leads:
         typer.echo(str(sets), err=True)
-    with counting("reading", len({*sets.normal, *sets.mixture})) as advance:
+    images = len({*sets.normal, *sets.mixture})
+    with counting("reading", images) if group.leads else nullcontext(lambda: None) as advance:
         return challenge.training_sets(sets, recipe.preprocessing, advance)
 
 
