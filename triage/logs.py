@@ -21,11 +21,17 @@ def without_message(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     return event
 
 
-def configure_logging() -> None:
-    """Set up structlog and route the libraries' warnings through the standard library's logging."""
+def configure_logging(*, quiet: bool = False) -> None:
+    """Set up structlog and route the libraries' warnings through the standard library's logging.
+
+    ``quiet`` leaves errors alone: for a process beside another that says all the rest.
+    """
     watched = sys.stderr.isatty()
-    level = logging.getLevelNamesMapping().get(os.environ.get("LOG_LEVEL", "INFO").upper(), logging.INFO)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    least = logging.ERROR if quiet else logging.NOTSET
+    asked = logging.getLevelNamesMapping().get(os.environ.get("LOG_LEVEL", "INFO").upper(), logging.INFO)
+    level = max(asked, least)
+    libraries = max(logging.WARNING, least)
+    logging.basicConfig(level=libraries, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     # pynetdicom and pydicom quote data sets in their messages: nothing that isn't critical leaves them.
     for name in ("pynetdicom", "pydicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

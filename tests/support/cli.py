@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CLI = [sys.executable, "-m", "triage.cli.main"]
@@ -19,3 +21,16 @@ def run(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) ->
         timeout=timeout,
         check=False,
     )
+
+
+@contextmanager
+def started(*command: str, cwd: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a command beside the test, all that it says in `log`; it is killed if it runs in the end."""
+    with (
+        log.open("w") as stream,
+        subprocess.Popen(command, cwd=cwd, stdout=stream, stderr=stream, text=True) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()

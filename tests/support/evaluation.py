@@ -12,8 +12,8 @@ from workers.lab.evaluation.scores import Refused, Scored
 def labelled(label: str, number: int, patient: str = "", **facts: str) -> Labelled:
     """Return an image with one label."""
     key = f"{label}-{number}"
-    case = Case(key, frozenset(), key, {}, (), lambda: np.zeros((8, 8), np.uint8))
-    return Labelled(case, frozenset({label}), patient or key, facts)
+    case = Case(key, frozenset(), patient, {}, (), lambda: np.zeros((8, 8), np.uint8))
+    return Labelled(case, frozenset({label}), patient or key, facts, patient_known=bool(patient))
 
 
 def scored(

@@ -1,4 +1,4 @@
-"""One tiny stage of training: a flow of two levels that learns ramps."""
+"""One tiny stage of training: a flow of two levels that learns ramps; a whole one that doesn't end by itself."""
 
 from pathlib import Path
 
@@ -46,3 +46,18 @@ def stage(folder: Path, *, architecture: Architecture = ARCHITECTURE, **changes:
 
 def ignore(progress: Progress) -> None:
     """Take what training reports, and do nothing."""
+
+
+def two_sets(folder: Path) -> list[str]:
+    """Write 40 images of either set into ``folder``; return the options that name them."""
+    for seed, name in enumerate(("normal", "mixture")):
+        coarse = np.random.default_rng(seed).integers(40, 216, (40, 8, 8))
+        np.savez(folder / f"{name}.npz", x=np.kron(coarse, np.ones((1, 16, 16))).astype(np.uint8))
+    return ["--normal", str(folder / "normal.npz"), "--mixture", str(folder / "mixture.npz")]
+
+
+def endless(out: Path, sets: list[str]) -> list[str]:
+    """Return the command that trains a bundle, but its first flow has no end."""
+    plain = ["train", "--preset", "starter-cxr", "--no-probe", "--threads", "1", "--device", "cpu", "--out", str(out)]
+    settings = ("architecture.depth=1", "flow.batch=8", "flow.epochs=100000", "flow.patience=100000")
+    return [*plain, *sets, *(word for setting in settings for word in ("--set", setting))]

@@ -100,6 +100,11 @@ def test_an_image_may_have_several_labels_and_facts(folder: Path) -> None:
     assert not table(folder, "file,label\nfour,flu\n").images[0].patient_known
 
 
+def test_a_patient_who_is_called_as_the_image_is_known(folder: Path) -> None:
+    [image] = table(folder, "file,label,patient\nfour.jpeg,flu,four.jpeg\n").images
+    assert (image.patient, image.patient_known) == (image.case.key, True)
+
+
 def test_spellings_of_a_label_are_one_target(folder: Path) -> None:
     found = table(folder, "sep=|\r\nfile|label\r\nfour|Flu\r\nthree|FLU\r\n")
     assert [image.labels for image in found.images] == [{"Flu"}, {"Flu"}]
@@ -115,6 +120,17 @@ def test_rows_of_an_npz_file(tmp_path: Path) -> None:
     found = match(read_labels(path), [(tmp_path, cases)])
     assert [image.case.key for image in found.images] == ["set:0", "set:2"]
     assert found.images[1].case.read().shape == (64, 64)
+
+
+def test_a_row_s_patient_is_known_also_by_the_row_s_own_number(tmp_path: Path) -> None:
+    coarse = np.random.default_rng(0).integers(40, 216, (4, 8, 8))
+    images = np.kron(coarse, np.ones((1, 16, 16))).astype(np.uint8)
+    np.savez(tmp_path / "set.npz", x=images, patient=np.array(["0", "1", "", "1"]))
+    (tmp_path / "labels.csv").write_text("file,label\n0,normal\n1,flu\n2,flu\n3,flu\n")
+    cases = find_cases([str(tmp_path / "set.npz")], GRID, "CXR")
+    found = match(read_labels(tmp_path / "labels.csv"), [(tmp_path, cases)]).images
+    assert [image.patient_known for image in found] == [True, True, False, True]
+    assert [image.patient for image in found] == ["set:0", "set:1", "set:2", "set:1"]
 
 
 def test_a_broken_picture_is_refused_when_it_is_read(folder: Path) -> None:

@@ -10,16 +10,22 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support import parallel_stage
+from tests.support.cli import started
+from tests.support.peers import wait_until
+from tests.support.rsna import make_rsna
+from tests.support.training import endless
 from triage.errors import ConfigurationError
 from workers.lab.parallel import Group, current, join
 
 ROOT = Path(__file__).parents[2]
 
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+
+
 def torchrun(out: Path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     answer = subprocess.run(
-        [sys.executable, *launcher, "-m", "tests.support.parallel_stage", str(out)],
+        [*TORCHRUN, "tests.support.parallel_stage", str(out)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -40,6 +46,22 @@ def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert torch.allclose(value, together[name], rtol=1e-4, atol=1e-5), name
     checkpoints = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.checkpoint")}
     assert checkpoints == {"alone/normal.checkpoint", "together/normal.checkpoint"}
+
+
+@pytest.mark.timeout(600)
+def test_of_two_processes_one_talks(tmp_path: Path) -> None:
+    """What is wrong with the images, how far reading and training are, and what is kept when it is told to end."""
+    make_rsna(tmp_path / "rsna", {0: 60, 1: 20, 2: 20})
+    next((tmp_path / "rsna").glob("*/*.dcm")).unlink()
+    checkpoint, log = tmp_path / "b.training" / "normal.checkpoint", tmp_path / "log"
+    command = endless(tmp_path / "b", ["--rsna", str(tmp_path / "rsna")])
+    with started(*TORCHRUN, "triage.cli.main", *command, cwd=ROOT, log=log) as both:
+        wait_until(checkpoint.exists, 240, "a checkpoint")
+        both.terminate()
+        both.wait(60)
+    said = log.read_text()
+    for once in ("images_missing", "RSNA sets", "reading 1/", "normal 1/", "interrupted; kept in"):
+        assert said.count(once) == 1, said
 
 
 def test_alone_nothing_is_joined_and_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,49 +1,30 @@
 """From two sets to a bundle, in the small: the base flow's way through grey levels; who learns from which images."""
 
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree, rmtree
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.support.flows import tiny_bundle
+from tests.support.training import ignore
+from tests.support.whole_training import CLASSIFIER, LOCAL, SCHEDULE, ramps, run, small
+from triage.bundles import Bundle
 from triage.errors import ConfigurationError, TrainingDivergedError
-from triage.manifest import Architecture, InputTransform, Local, Preprocessing
 from workers.flows.engine import Engine
 from workers.lab.claim import claimed
+from workers.lab.fit import Progress
 from workers.lab.image_set import ImageSet
-from workers.lab.presets import LocalRecipe, Preset, Schedule, find_preset
 from workers.lab.rigour import read_record, update_record
 from workers.lab.run import Run, Split, split
 from workers.lab.train import train
-
-SCHEDULE = Schedule(epochs=2, batch=8, micro_batch=8, learning_rate=3e-3, warmup_steps=2)
-
-
-def small(progression: tuple[int, ...]) -> Preset:
-    return Preset(
-        name="small",
-        modality="CXR",
-        preprocessing=Preprocessing(size=(16, 16), grey_levels=256),
-        transform=InputTransform(pool=(2, 2), standardise=True),
-        architecture=Architecture(size=(8, 8), grey_levels=32, depth=2, widths=(8, 8), shared_levels=1),
-        base=SCHEDULE,
-        progression=progression,
-        flow=SCHEDULE.model_copy(update={"frozen_levels": 1}),
-        weights=(1.0, 1.0),
-    )
-
-
-def ramps(count: int, seed: int) -> ImageSet:
-    rng = np.random.default_rng(seed)
-    ramp = np.arange(16)[None, :, None] * rng.uniform(4, 10, (count, 1, 1)) + rng.uniform(0, 60, (count, 16, 16))
-    names = tuple(f"{seed}:{n}" for n in range(count))
-    return ImageSet(ramp.astype(np.uint8), names, names)
-
-
-def run(folder: Path, progression: tuple[int, ...]) -> Run:
-    return Run(preset=small(progression), normal=ramps(80, 0), mixture=ramps(80, 1), out=folder / "small")
 
 
 def test_a_base_flow_learns_few_grey_levels_before_many(tmp_path: Path) -> None:
@@ -79,7 +60,7 @@ def test_a_place_for_no_bundle_is_told_before_training(tmp_path: Path, name: str
     (tmp_path / "taken" / "SHA256SUMS").touch()
     stages: list[str] = []
     with pytest.raises(ConfigurationError):
-        train(replace(run(tmp_path, ()), out=tmp_path / name), lambda p: stages.append(p.stage))
+        train(replace(run(tmp_path), out=tmp_path / name), lambda p: stages.append(p.stage))
     assert not stages
 
 
@@ -91,11 +72,9 @@ def test_the_classifiers_learn_from_validation_images_and_never_from_those_for_c
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(1)
-    spec = Local(size=(16, 16), widths=(4, 4, 4, 4), components=4, weights=(0.0, 0.0, 1.0))
     once = SCHEDULE.model_copy(update={"epochs": 1, "frozen_levels": 1})
-    of_sets = find_preset("starter-cxr").classifier
-    recipes = {"classifier": of_sets, "local": LocalRecipe(spec=spec, steps=2, pairs=2)}
-    ordered = replace(run(tmp_path, ()), preset=small(()).model_copy(update={"base": once, "flow": once} | recipes))
+    recipes = {"classifier": CLASSIFIER, "local": LOCAL}
+    ordered = replace(run(tmp_path), preset=small(()).model_copy(update={"base": once, "flow": once} | recipes))
     got: list[tuple[ImageSet, ImageSet]] = []
 
     def fit_sets(recipe: object, normal: ImageSet, mixture: ImageSet, **_: object) -> dict[str, torch.Tensor]:
@@ -121,7 +100,7 @@ def test_the_classifiers_learn_from_validation_images_and_never_from_those_for_c
 
 
 def test_two_trainings_of_one_bundle_are_kept_apart(tmp_path: Path) -> None:
-    ordered = run(tmp_path, ())
+    ordered = run(tmp_path)
     with claimed(ordered.checkpoints), pytest.raises(ConfigurationError, match="another training"):
         train(ordered, lambda p: None, resume=True)
     assert not ordered.checkpoints.exists()
@@ -132,7 +111,7 @@ def test_two_trainings_of_one_bundle_are_kept_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("record", [[1, 2], {}, {"fingerprint": None}], ids=["list", "empty", "of nothing"])
 def test_a_file_that_is_no_checkpoint_of_ours_is_said(tmp_path: Path, record: object) -> None:
     torch.set_num_threads(1)
-    ordered = run(tmp_path, ())
+    ordered = run(tmp_path)
     ordered.checkpoints.mkdir()
     if isinstance(record, dict) and record:
         record = {"fingerprint": ordered.fingerprint, "flow": {}, "average": {}, "optimiser": {}, "state": {"x": 1}}
@@ -149,7 +128,88 @@ def test_a_damaged_record_loses_no_training(tmp_path: Path) -> None:
 
 def test_whose_images_these_are_belongs_to_what_is_resumed(tmp_path: Path) -> None:
     """The split goes by patients: after a sub-folder was renamed images would calibrate that were trained on."""
-    first = run(tmp_path / "bundle", ())
+    first = run(tmp_path / "bundle")
     renamed = replace(first.normal, patients=tuple(f"{name}!" for name in first.normal.patients))
     assert replace(first, normal=renamed).fingerprint != first.fingerprint
     assert replace(first, seed=first.seed).fingerprint == first.fingerprint
+
+
+ROOT = Path(__file__).parents[2]
+
+#: Every stage and where it is interrupted: of flows in the second epoch, a few steps after the checkpoint.
+INTERRUPTED = {
+    "base at 2 grey levels": 16, "base": 16, "normal": 10, "mixture": 10, "classifier": 3, "local": 2, "calibration": 3,
+    "maps": 0,
+}  # fmt: skip
+#: Where it then goes on: flows after their checkpoint, all else at its beginning, and nothing that was complete.
+RESUMED = [
+    ("base at 2 grey levels", 14), ("base", 14), ("normal", 8), ("mixture", 7), ("classifier", 1), ("local", 1),
+    ("calibration", 1), ("calibration", 1),
+]  # fmt: skip
+
+
+class PulledPlugError(Exception):
+    """The training ends here."""
+
+
+def until(stage: str, step: int, seen: list[tuple[str, int]]) -> Callable[[Progress], None]:
+    def report(progress: Progress) -> None:
+        seen.append((progress.stage, progress.step))
+        if (progress.stage, progress.step) == (stage, step):
+            raise PulledPlugError
+
+    return report
+
+
+def test_a_training_that_is_interrupted_in_every_stage_makes_the_same_bundle(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    preset = small((2,)).model_copy(update={"classifier": CLASSIFIER, "local": LOCAL})
+    whole, cut = (replace(run(tmp_path / name), preset=preset) for name in ("whole", "cut"))
+    made = train(whole, ignore)
+    attempts: list[list[tuple[str, int]]] = []
+    for stage, step in INTERRUPTED.items():
+        attempts.append([])
+        with pytest.raises(PulledPlugError):
+            train(cut, until(stage, step, attempts[-1]), resume=True)
+    attempts.append([])
+    assert train(cut, until("no stage", 0, attempts[-1]), resume=True).digest == made.digest
+    assert [seen[0] for seen in attempts[1:]] == RESUMED
+    for name in ("training.json", "curves.csv"):
+        assert (cut.record / name).read_bytes() == (whole.record / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that was killed when its bundle was there, and its checkpoints, too."""
+    folder = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, "-m", "tests.support.whole_training", str(folder)]
+    assert subprocess.run(command, cwd=ROOT, timeout=120, check=False).returncode == -signal.SIGKILL
+    return folder
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("left", ["all", "lock"])
+def test_what_a_training_left_that_was_killed_at_its_very_end_is_removed(
+    killed: Path, tmp_path: Path, resume: bool, left: str
+) -> None:
+    ordered = run(Path(copytree(killed, tmp_path / "copy")))
+    digest = Bundle.open(ordered.out).digest
+    assert {one.name for one in ordered.checkpoints.iterdir()} > {"lock", "normal.checkpoint", "mixture.checkpoint"}
+    if left == "lock":  # it was killed while it removed them
+        for path in ordered.checkpoints.iterdir():
+            path.unlink()
+        (ordered.checkpoints / "lock").touch()
+    with pytest.raises(ConfigurationError, match="small is complete"):
+        train(ordered, ignore, resume=resume)
+    assert not ordered.checkpoints.exists()
+    assert Bundle.open(ordered.out).digest == digest
+
+
+def test_checkpoints_beside_a_bundle_that_was_not_made_from_them_stay(killed: Path, tmp_path: Path) -> None:
+    ordered = run(Path(copytree(killed, tmp_path / "copy")))
+    rmtree(ordered.out)
+    tiny_bundle(ordered.out)
+    kept = {one.name for one in ordered.checkpoints.iterdir()}
+    with pytest.raises(ConfigurationError, match="already holds a bundle"):
+        train(ordered, ignore, resume=True)
+    assert {one.name for one in ordered.checkpoints.iterdir()} == kept

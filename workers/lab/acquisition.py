@@ -53,7 +53,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Images on the grid, and the same as they came.
+    """Images on the grid, the same as they came, and whose nobody knows.
 
     Attributes
     ----------
@@ -61,10 +61,13 @@ class Loaded:
         On the grid.
     raw : dict of str to Raw
         As they came, by the images' keys.
+    unnamed : frozenset of str
+        Keys of an npz file's rows of which it doesn't say whose they are: each counts as a patient of its own.
     """
 
     images: ImageSet
     raw: dict[str, Raw]
+    unnamed: frozenset[str] = frozenset()
 
 
 def of_found(image: Found) -> Raw:

@@ -64,6 +64,17 @@ def load(sources: Sequence[str], grid: Preprocessing, modality: str) -> ImageSet
     return _load(sources, grid, modality, with_raw=False).images
 
 
+def load_with_unnamed(sources: Sequence[str], grid: Preprocessing, modality: str) -> Loaded:
+    """Read every image as `load` does, and tell of which rows nothing says whose they are.
+
+    Raises
+    ------
+    ConfigurationError
+        As `load`.
+    """
+    return _load(sources, grid, modality, with_raw=False)
+
+
 def load_with_raw(sources: Sequence[str], grid: Preprocessing, modality: str) -> Loaded:
     """Read every image as `load` does, and keep it as it came, for the acquisition probe.
 
@@ -83,7 +94,8 @@ def _load(sources: Sequence[str], grid: Preprocessing, modality: str, *, with_ra
     if not sum(len(part.images) for part in parts):
         raise ConfigurationError(f"no {modality} image in {', '.join(sources) or 'no source'}")
     images = ImageSet.union([part.images for part in parts if len(part.images)])
-    return Loaded(images, {key: raw for part in reversed(parts) for key, raw in part.raw.items()})
+    raw = {key: raw for part in reversed(parts) for key, raw in part.raw.items()}
+    return Loaded(images, raw, frozenset().union(*(part.unnamed for part in parts)))
 
 
 def _each(sources: Sequence[str], grid: Preprocessing, modality: str, *, with_raw: bool) -> Iterator[Loaded]:
@@ -149,8 +161,9 @@ def _rows(file: _Npz, query: str, grid: Preprocessing, modality: str, *, with_ra
     path, pixels, columns = file.path, file.pixels, file.columns
     keys = [f"{path.stem}:{row}" for row in range(len(pixels))]
     names = columns.get("patient", np.array([""] * len(pixels))).astype(str).tolist()
-    # Without a patient's number an image is taken for its own patient.
+    # Without a patient's number an image is taken for its own patient; a number may be the row's own.
     patients = [f"{path.stem}:{name}" if name else key for name, key in zip(names, keys, strict=True)]
+    unnamed = frozenset(key for name, key in zip(names, keys, strict=True) if not name)
     selection, options = _parse(query)
     wanted = np.ones(len(pixels), dtype=bool)
     for column, values, keep in selection:
@@ -180,8 +193,9 @@ def _rows(file: _Npz, query: str, grid: Preprocessing, modality: str, *, with_ra
     stacked = np.stack(list(found.values())) if found else np.empty((0, *grid.size), dtype=np.uint8)
     images = ImageSet(stacked, tuple(keys[row] for row in found), tuple(patients[row] for row in found))
     if not with_raw:
-        return Loaded(images, {})
-    return Loaded(images, dict(zip(images.keys, of_rows(pixels[list(found)], images.patients), strict=True)))
+        return Loaded(images, {}, unnamed)
+    raw = of_rows(pixels[list(found)], images.patients)
+    return Loaded(images, dict(zip(images.keys, raw, strict=True)), unnamed)
 
 
 def _parse(query: str) -> tuple[list[tuple[str, list[str], bool]], dict[str, str]]:

@@ -1,7 +1,7 @@
 """A training run as it was ordered on the command line: sets, probe, training, and what is said about them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import typer
 
-from triage.bundles import new_bundle_folder
 from triage.errors import ConfigurationError
 from triage.manifest import DataSource
 from workers.lab import rsna as challenge
 from workers.lab.acquisition import Loaded, Raw
+from workers.lab.claim import check_place
 from workers.lab.fit import Progress
 from workers.lab.image_set import ImageSet, linked
 from workers.lab.images import check_names, load, load_with_raw
@@ -24,6 +24,7 @@ from workers.lab.probe import MATCH, Acquisition, probe, probed
 from workers.lab.progress import counting, show_progress
 from workers.lab.rigour import read_record, update_record
 from workers.lab.run import Run
+from workers.lab.stopping import stoppable
 from workers.lab.train import train as train_bundle
 
 
@@ -63,14 +64,15 @@ class Order:
             raise ConfigurationError("--rsna makes both sets", remedy="leave out --normal and --mixture, or --rsna")
         data = self._data_sources()  # what is wrong is told before any image is read
         check_names([*self.normal, *self.mixture, *self.calibration, *self.exclude])
-        new_bundle_folder(self.out)
+        check_place(self.out)
         if self.strict and not self.probe:
             raise ConfigurationError("--strict-acquisition needs the probe", remedy="leave out --no-probe")
         if self.threads:
             torch.set_num_threads(self.threads)
         group, place = join(self.device)
         try:
-            self._train(recipe, data, group, place)
+            with stoppable(self.out, tells=group.leads):
+                self._train(recipe, data, group, place)
         finally:
             leave()
 
@@ -116,12 +118,8 @@ class Order:
             device=place,
             acquisition_auc=round(found.auc, 4) if found and found.auc is not None else None,
         )
-        try:
-            with _shown(group) as report:
-                bundle = train_bundle(run, report, resume=self.resume)
-        except KeyboardInterrupt:
-            typer.echo(f"interrupted; the same command with --resume goes on from {run.checkpoints}", err=True)
-            raise
+        with _shown(group) as report:
+            bundle = train_bundle(run, report, resume=self.resume)
         if not group.leads:
             return
         if found:
@@ -163,7 +161,8 @@ def _rsna_sets(folder: Path, recipe: Preset, group: Group) -> tuple[Loaded, Load
     sets = challenge.divide(challenge.read_rsna(folder)).there()
     if group.leads:
         typer.echo(str(sets), err=True)
-    with counting("reading", len({*sets.normal, *sets.mixture})) as advance:
+    images = len({*sets.normal, *sets.mixture})
+    with counting("reading", images) if group.leads else nullcontext(lambda: None) as advance:
         return challenge.training_sets(sets, recipe.preprocessing, advance)
 
 

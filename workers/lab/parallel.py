@@ -60,6 +60,11 @@ class Group:
             dist.barrier()
 
 
+def will_lead() -> bool:
+    """Whether this process will be its group's rank 0, which is known before it joins: ``torchrun`` says so."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def current() -> Group:
     """Return the group that this process joined; a group of one if it joined none."""
     if dist.is_available() and dist.is_initialized():

@@ -11,6 +11,7 @@ import torch
 from triage.errors import ConfigurationError
 from triage.manifest import DataSource
 from workers.flows.transform import FlowGrid
+from workers.lab.claim import checkpoints_of
 from workers.lab.image_set import ImageSet, share
 from workers.lab.presets import Preset
 
@@ -59,7 +60,7 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         """Where the run can be taken up again."""
-        return self.out.with_name(self.out.name + ".training")
+        return checkpoints_of(self.out)
 
     @property
     def record(self) -> Path:

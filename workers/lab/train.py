@@ -1,7 +1,6 @@
 """From images to a bundle: base flow, normal flow, mixture flow, classifiers, calibration."""
 
 import math
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
@@ -30,7 +29,7 @@ from workers.flows.transform import FlowGrid
 from workers.flows.weights import save_flows
 from workers.lab.calibrate import calibrate
 from workers.lab.card import write_card
-from workers.lab.claim import LOCK, claimed
+from workers.lab.claim import check_place, claimed, clear, kept, mark_made
 from workers.lab.curves import StageRecord
 from workers.lab.fit import Progress, Stage
 from workers.lab.fit_classifier import fit_classifier
@@ -69,6 +68,7 @@ def train(
     TrainingDivergedError
         If a flow is worse than none.
     """
+    check_place(run.out)
     with claimed(run.checkpoints) if current().leads else nullcontext():
         return _train(run, report, resume=resume, evaluate=evaluate)
 
@@ -82,7 +82,7 @@ def _train(
 ) -> Bundle:
     new_bundle_folder(run.out)
     group = current()
-    unfinished = run.checkpoints.is_dir() and any(one.name != LOCK for one in run.checkpoints.iterdir())
+    unfinished = bool(kept(run.checkpoints))
     if unfinished and not resume:
         raise ConfigurationError(
             f"{run.checkpoints} holds a training that did not end",
@@ -134,7 +134,7 @@ def _train(
     normals = _normals_for_maps(run, normal)
     bundle = _write(run, estimators, calibration, training, evaluation=evaluation, normals=normals)
     report(Progress("maps", 1, 1))
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    clear(run.checkpoints)
     group.wait()
     return bundle
 
@@ -305,4 +305,5 @@ def _write(
         if mapper is not None:
             write_maps(folder, mapper)
         made = write_bundle(folder, manifest, calibration, write_card(manifest, calibration, evaluation))
+        mark_made(run.checkpoints, made.digest)
     return replace(made, folder=run.out)

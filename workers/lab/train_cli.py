@@ -86,8 +86,9 @@ def train(  # noqa: PLR0917 - Typer's options
     On several GPUs: torchrun --nproc-per-node N -m triage.cli.main train …
     """
     from workers.lab.order import Order  # other commands shall not wait for torch and scikit-learn
+    from workers.lab.parallel import will_lead
 
-    configure_logging()
+    configure_logging(quiet=not will_lead())  # what one process of a group warns of, all would
     order = Order(
         preset=preset,
         modality=modality,

@@ -1,7 +1,7 @@
 """Test images before they are read: what each is called, whose it is, and what its header says about it."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ from triage.manifest import Preprocessing
 from workers.images.ages import years
 from workers.images.dicom_file import read_dicom
 from workers.images.sources import Source
+from workers.lab.acquisition import Loaded
 from workers.lab.folders import NIFTI, PICTURES, files_below, hashed, printable, read_file, read_study
 from workers.lab.image_set import Pixels
-from workers.lab.images import load
+from workers.lab.images import load_with_unnamed
 
 HEADER = ("PatientID", "StudyInstanceUID", "SOPInstanceUID", "SOPClassUID", "PatientAge", "PatientSex",
           "PatientBirthDate", "StudyDate", "ViewPosition", "Manufacturer", "ManufacturerModelName")  # fmt: skip
@@ -32,7 +33,7 @@ class Case:
     names : frozenset of str
         Further names by which a table may call it: other files of the study, UIDs.
     patient : str
-        Whose it is; a hash where it comes from a DICOM header. Its key where that isn't known.
+        Whose it is; a hash where it comes from a DICOM header. Empty where that isn't known.
     facts : mapping of str to str
         ``age``, ``sex``, ``view`` and ``device`` as far as the header has them.
     files : tuple of Path
@@ -67,15 +68,19 @@ def find_cases(sources: Sequence[str], grid: Preprocessing, modality: str, *, ca
         if path.is_dir():
             cases.extend(folder_cases(path, grid, modality, captures=captures))
         else:
-            images = load([source], grid, modality)
-            for row, (key, patient) in enumerate(zip(images.keys, images.patients, strict=True)):
-                names = frozenset({key.rpartition(":")[2]})
-                cases.append(Case(key, names, patient, {}, (), partial(_row, images.pixels, row)))
+            cases.extend(_npz_cases(load_with_unnamed([source], grid, modality)))
     if not cases:
         raise ConfigurationError(
             f"no DICOM, PNG, JPEG or NIfTI file in {', '.join(sources)}", remedy="name the folder that holds the images"
         )
     return cases
+
+
+def _npz_cases(loaded: Loaded) -> Iterator[Case]:
+    images = loaded.images
+    for row, (key, patient) in enumerate(zip(images.keys, images.patients, strict=True)):
+        names, owner = frozenset({key.rpartition(":")[2]}), "" if key in loaded.unnamed else patient
+        yield Case(key, names, owner, {}, (), partial(_row, images.pixels, row))
 
 
 def _row(pixels: Pixels, row: int) -> Pixels:
@@ -92,7 +97,7 @@ def folder_cases(folder: Path, grid: Preprocessing, modality: str, *, captures: 
         if path.name.lower().endswith((*PICTURES, *NIFTI)):
             # Test folders are often sorted by label: a sub-folder is no patient here, only the table can tell.
             key = printable(place)
-            cases.append(Case(key, frozenset(), key, {}, (path,), partial(read_file, path, grid, modality)))
+            cases.append(Case(key, frozenset(), "", {}, (path,), partial(read_file, path, grid, modality)))
             continue
         ds = _header(path)
         if ds is None:
@@ -127,7 +132,7 @@ def _study_case(
     patient = str(first.get("PatientID", "") or "")
 
     paths = tuple(path for path, _ in files)
-    owner = hashed(patient) if patient else places[0]
+    owner = hashed(patient) if patient else ""
     read = partial(read_study, sources, grid, modality, captures=captures)
     return Case(places[0], frozenset(names - {""}), owner, _facts(first), paths, read)
 

@@ -24,22 +24,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Labelled:
-    """An image with everything that the table says about it; more than one label if it has more than one row."""
+    """An image with everything that the table says about it; more than one label if it has more than one row.
+
+    Where nothing says whose it is, it counts as a patient of its own, called as the image is.
+    """
 
     case: Case
     labels: frozenset[str]
     patient: str
     facts: Mapping[str, str]
+    patient_known: bool
 
     @property
     def normal(self) -> bool:
         """Whether it is a negative."""
         return NORMAL_LABEL in self.labels
-
-    @property
-    def patient_known(self) -> bool:
-        """Whether anything says whose it is; else it counts as a patient of its own."""
-        return self.patient != self.case.key
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,8 @@ def _labelled(case: Case, rows: Sequence[Row]) -> Labelled:
     facts: dict[str, str] = dict(case.facts)
     for row in rows:
         facts.update(row.facts)
-    return Labelled(case, labels, facts.pop("patient", case.patient), facts)
+    patient = facts.pop("patient", case.patient)
+    return Labelled(case, labels, patient or case.key, facts, patient_known=bool(patient))
 
 
 def _index(cases: Sequence[Case]) -> dict[str, frozenset[int]]:
