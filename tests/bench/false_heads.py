@@ -44,10 +44,6 @@ def of_head(hu: Hu, other: Hu, rng: np.random.Generator) -> Family:
     yield "MR, T2-like", np.where(hu > 75, 0, np.where(brain, rng.uniform(70, 100) - hu, np.where(hu > -15, 60, hu)))
     yield "stored values without rescale", hu + 1024
     yield "inverted", 80 - hu
-    yield (
-        "turned by 45 degrees",
-        ndimage.rotate(hu, rng.choice([-45, 45]), axes=(1, 2), reshape=False, order=1, cval=-1000),
-    )
     yield "every slice turned at random", np.stack([np.rot90(plane, rng.integers(4)) for plane in hu])
     yield "front to back", hu[:, ::-1]
     yield "vertex on another head", np.concatenate([other[: len(hu) // 2], hu[-(len(hu) // 4) :]])

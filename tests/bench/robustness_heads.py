@@ -129,7 +129,7 @@ def marks(head: Head) -> Head:
 
 
 ALTERATIONS: dict[str, Change] = {
-    **{f"rotation {d:+d} degrees": turned(d) for d in (2, -2, 5, -5)},
+    **{f"rotation {d:+d} degrees": turned(d) for d in (2, -2, 5, -5, 35, -35)},
     **{f"tilt {d:+d} degrees": tilted(d) for d in (5, -5)},
     **{f"gantry tilt {d:+d} degrees, not told": sheared(d) for d in (5, -5)},
     **{f"HU {d:+d}": _hu(lambda hu, d=d: hu + d) for d in (2, -2)},

@@ -1,7 +1,7 @@
 """Heads lie turned in the scanner: the line in the slices about which a head is most nearly its own mirror image.
 
-Of 55 head CTs (CT-ICH) half were turned by more than 5 degrees and six by more than 18. What compares left with right,
-and what knows a place by the normal heads there, needs them straight.
+Of 55 head CTs (CT-ICH) half were turned by more than 5 degrees, six by more than 18, and one by 47. What compares left
+with right, and what knows a place by the normal heads there, needs them straight.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from workers.images.resample import HeadFrame, Raster, framed, on_grid
 from workers.images.volume import Volume
 
 #: The greatest turn that is looked for: at 90 degrees heads are nearly symmetric again, front to back.
-MAX_DEGREES = 40.0
+MAX_DEGREES = 60.0
 #: Where the search starts, degrees and mm, and how fine it ends: the same line for the same head, not the last digit.
 STARTS_DEGREES = np.arange(-MAX_DEGREES, MAX_DEGREES + 1, 4.0)
 STARTS_MM = (-6.0, 0.0, 6.0)
