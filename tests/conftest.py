@@ -10,7 +10,10 @@ import pytest
 import structlog
 from threadpoolctl import threadpool_limits
 
-from tests.support.peers import shared
+# Before anything of it is imported: its assertions tell their values, too.
+pytest.register_assert_rewrite("tests.support")
+
+from tests.support.peers import shared  # noqa: E402
 
 
 def _log_to_standard_error() -> None:

@@ -4,6 +4,7 @@ jobs and objects are named by their numbers in the ledger, exceptions by their t
 import logging
 import os
 import sys
+import warnings
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
@@ -32,9 +33,10 @@ def configure_logging(*, quiet: bool = False) -> None:
     level = max(asked, least)
     libraries = max(logging.WARNING, least)
     logging.basicConfig(level=libraries, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    # pynetdicom and pydicom quote data sets in their messages: nothing that isn't critical leaves them.
+    # They quote data sets, by log lines and by warnings: nothing that isn't critical leaves them.
     for name in ("pynetdicom", "pydicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+        warnings.filterwarnings("ignore", module=name)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

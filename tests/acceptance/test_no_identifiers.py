@@ -6,6 +6,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def identifiers(study: StudyFiles) -> set[bytes]:
         ds = dcmread(path, stop_before_pixels=True)
         for keyword in (
             "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "PatientID", "PatientName", "AccessionNumber",
-            "PatientBirthDate", "StudyDate", "StudyID",
+            "PatientBirthDate", "StudyDate", "StudyID", "PatientAge",
         ):  # fmt: skip
             text = str(ds.get(keyword, ""))
             # Four or five digits occur by chance among the digits of a score and of a job number.
@@ -75,8 +76,19 @@ def identifiers(study: StudyFiles) -> set[bytes]:
     return found
 
 
+def misnamed(study: StudyFiles, folder: Path) -> StudyFiles:
+    """Return a copy of a study with attributes of which libraries warn, quoting them."""
+    copies = []
+    for path in study.files:
+        ds = dcmread(path)
+        ds.PatientName, ds.PatientAge, ds.StudyID = "Unkomponiert", "Neunzigjahre", "Nummer-ohne-Ende-und-Sinn"
+        copies.append(folder / f"{ds.SOPInstanceUID}.dcm")
+        ds.save_as(copies[-1])
+    return replace(study, files=tuple(copies))
+
+
 def test_no_message_and_no_log_line_names_the_study_or_the_patient(tmp_path: Path):
-    studies = chest_studies(2) + head_studies(1)
+    studies = [*chest_studies(1), *(misnamed(study, tmp_path) for study in [chest_studies(2)[1], *head_studies(1)])]
     with running_redis(tmp_path / "redis") as url, captured(url) as commands:
         node = Node(tmp_path / "node", sections={"broker": {"url": url}})
         with running_node(node):

@@ -52,3 +52,18 @@ def test_on_a_terminal_neither_message_nor_frames_are_shown() -> None:
     assert b"ValueError" in shown
     assert b"<string>:9" in shown
     assert b"Doe" not in shown
+
+
+QUOTING = """
+from pydicom.dataset import Dataset
+from triage.logs import configure_logging
+
+configure_logging()
+ds = Dataset()
+ds.PatientAge = ds.PatientID = "Doe^Jane"
+"""
+
+
+def test_what_libraries_quote_of_a_patient_is_told_nowhere() -> None:
+    ended = subprocess.run([sys.executable, "-c", QUOTING], capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stderr == ""

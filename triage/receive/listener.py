@@ -3,7 +3,6 @@
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from socketserver import TCPServer
@@ -221,7 +220,5 @@ def run_listener(
     ConfigurationError
         If the port cannot be had.
     """
-    # They quote peers' values; what the node has to say about a peer it says itself.
-    warnings.filterwarnings("ignore", module="pydicom")
     with Listener(config, ledger, store, deliverer_hook):
         stop.wait()
