@@ -176,30 +176,36 @@ def measure(count: int) -> dict[str, dict[str, float]]:
                 *public(Path(name) / "dicom"),
             ],
         }
-        fresh_heads = [*false_heads.of_slices([*public_slices(Path(name) / "dicom")], rng)]
+        slices = [*public_slices(Path(name) / "dicom")]
     for group, found in pictures.items():
         for family, picture in tracked(found, f"CXR impostors, {group}"):
             kind = "known" if family in false_chests.KNOWN else group
             rows.setdefault(f"CXR impostor, {kind}: {family}", []).append(not passes_chest(picture))
-    chosen = volumes[: max(2, count // 8)]
-    for hu, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True):
-        fresh_heads += [*false_heads.of_head(hu, other, rng), *false_heads.drawn(rng)]
-    composites = []
-    for _ in range(max(1, count // 24)):
-        few = [volumes[k] for k in rng.permutation(len(volumes))[:5]]
-        fresh_heads += [*false_heads_structured.drawn(rng), *false_heads_odd.drawn(rng)]
-        composites += [*false_heads_structured.composites(few, rng), *false_heads_odd.composites(few, rng)]
-    for group, false in (("impostor", fresh_heads), ("composite", composites)):
-        for family, hu in tracked(false, f"BCT {group}s"):
-            kind = "known" if family in KNOWN_HEADS else "fresh"
+    for group, makes, false in _false_heads(volumes, slices, count, rng):
+        for family, hu in tracked(false, f"BCT {group}s, {makes}"):
+            kind = "known" if family in KNOWN_HEADS else makes
             rows.setdefault(f"BCT {group}, {kind}: {family}", []).append(not passes_head(hu))
-    for family, hu in tracked([*known_heads(chosen, rng)], "BCT impostors, known"):
-        rows.setdefault(f"BCT impostor, known: {family}", []).append(not passes_head(hu))
     for kind in (f"{modality} {what}" for modality in ("CXR", "BCT") for what in KINDS):
         all_of_it = [r for name, found in rows.items() if name.startswith(kind) and ":" in name for r in found]
         if all_of_it:
             rows[f"{kind}, all"] = all_of_it
     return {name: _figures(found) for name, found in rows.items()}
+
+
+def _false_heads(
+    volumes: list[Picture], slices: list[Picture], count: int, rng: np.random.Generator
+) -> list[tuple[str, str, list[tuple[str, Picture]]]]:
+    chosen = volumes[: max(2, count // 8)]
+    impostors = [*false_heads.of_slices(slices, rng)]
+    for hu, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True):
+        impostors += [*false_heads.of_head(hu, other, rng), *false_heads.drawn(rng)]
+    composites = []
+    for _ in range(max(1, count // 24)):
+        few = [volumes[k] for k in rng.permutation(len(volumes))[:5]]
+        impostors += [*false_heads_structured.drawn(rng), *false_heads_odd.drawn(rng)]
+        composites += [*false_heads_structured.composites(few, rng), *false_heads_odd.composites(few, rng)]
+    known = [*known_heads(chosen, rng)]
+    return [("impostor", "known", known), ("impostor", "fresh", impostors), ("composite", "fresh", composites)]
 
 
 def _figures(found: list[bool]) -> dict[str, float]:
