@@ -28,7 +28,7 @@ from triage.messages import ModelInput
 from triage.sop_classes import SECONDARY_CAPTURE
 from workers.images import CXR, Source, prepare
 from workers.images.borders import content_box
-from workers.images.cxr import MOST, cxr_tensor
+from workers.images.cxr import MOST
 
 pytest_plugins = ["tests.support.images"]
 
@@ -143,17 +143,6 @@ def test_images_of_two_patients_in_one_study_are_told(store: Store, chest: Datas
 def test_a_childs_age_is_told(store: Store, chest: Dataset, age: str, is_told: bool) -> None:
     notes = score_input(store([copy(chest, PatientAge=age)])).notes
     assert any("younger than 16" in note for note in notes) is is_told
-
-
-def test_a_detectors_whole_size_looks_like_its_quarter(store: Store, chest: Dataset) -> None:
-    """Smoothing 7,600 pixels at once once gave no numbers at all."""
-    small = tensor(store, chest)
-    grey = stored(chest).astype(np.float32) / (2**chest.BitsStored - 1)
-    plain = cxr_tensor(grey, (128, 128))
-    for times in (2, 3, 8):
-        large = cxr_tensor(grey.repeat(times, axis=0).repeat(times, axis=1), (128, 128))
-        assert same_but_for(large, plain) < 0.6
-    assert small.shape == plain.shape
 
 
 def test_dx_for_presentation_is_preferred_to_cr_and_pa_to_ap(store: Store, chest: Dataset) -> None:

@@ -54,8 +54,8 @@ def padding_mask(ds: Dataset, stored: npt.NDArray[np.generic]) -> Mask:
         return np.zeros(stored.shape, dtype=bool)
     last = _stored_value(ds, "PixelPaddingRangeLimit")
     low, high = sorted((first, first if last is None else last))
-    values: npt.NDArray[np.int64] = stored.astype(np.int64)
-    mask: Mask = (values >= low) & (values <= high)
+    mask: Mask = np.greater_equal(stored, low)
+    mask &= np.less_equal(stored, high)
     return mask
 
 
@@ -101,7 +101,7 @@ def displayed(ds: Dataset) -> tuple[Floats, Mask]:
         grey = _windowed(values, ds, padding, signed=signed)
     except (ValueError, TypeError, AttributeError, OverflowError) as exc:
         raise NotScoredError("the image's brightness tables cannot be used") from exc
-    return (1 - grey if photometric == "MONOCHROME1" else grey), padding
+    return (np.subtract(1, grey, out=grey) if photometric == "MONOCHROME1" else grey), padding
 
 
 def _modality_values(stored: npt.NDArray[np.generic], ds: Dataset) -> tuple[npt.NDArray[np.generic], bool]:
@@ -128,15 +128,17 @@ def _table(ds: Dataset, keyword: str, *, signed: bool) -> Table:
 
 def _windowed(values: npt.NDArray[np.generic], ds: Dataset, padding: Mask, *, signed: bool) -> Floats:
     """Apply VOI LUT or window and scale to 0..1; fall back to the range of the image where they are implausible."""
-    inside = values[~padding]
-    if inside.size == 0:
+    image = ~padding
+    if not image.any():
         raise NotScoredError("the image is empty")
     grey = _through_voi(values, ds, signed=signed)
     if grey is not None:
-        within = (grey[~padding] > 0.01) & (grey[~padding] < 0.99)
-        if within.mean() >= MIN_SHARE_IN_WINDOW:
+        within = (grey > 0.01) & (grey < 0.99) & image
+        if np.count_nonzero(within) >= MIN_SHARE_IN_WINDOW * np.count_nonzero(image):
             return grey
-    low, high = (float(v) for v in np.percentile(inside.astype(np.float32), (0.2, 99.8)))
+        del grey  # large images shouldn't lie here twice
+    inside = values[image].astype(np.float32)
+    low, high = (float(v) for v in np.percentile(inside, (0.2, 99.8), overwrite_input=True))
     if high <= low:
         raise NotScoredError("the image is blank")
     return _ramp(values, low, high)
@@ -169,5 +171,7 @@ def _first_number(ds: Dataset, keyword: str) -> float | None:
 
 
 def _ramp(values: npt.NDArray[np.generic], low: float, high: float) -> Floats:
-    grey: Floats = np.clip((values.astype(np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
-    return grey
+    grey: Floats = values.astype(np.float32)
+    grey -= np.float32(low)
+    grey /= np.float32(high - low)
+    return np.clip(grey, 0, 1, out=grey)
