@@ -113,7 +113,7 @@ def dicom_cases(folder: Path, paths: Sequence[Path], grid: Preprocessing, modali
 def _header(path: Path) -> Dataset | None:
     try:
         return read_dicom(path, only=HEADER)
-    except NotScoredError:
+    except (NotScoredError, OSError):
         return None
 
 
