@@ -295,6 +295,20 @@ def test_padding_is_no_image(store: Store, chest: Dataset) -> None:
     assert same_but_for(tensor(store, padded), tensor(store, chest)) < 1.0
 
 
+@pytest.mark.parametrize("white", [False, True], ids=["black", "white"])
+def test_padding_around_a_circle_is_no_image_either(store: Store, chest: Dataset, white: bool) -> None:
+    """No box leaves it out, and white corners are no bright parts of a patient."""
+    values = stored(chest)
+    rows, columns = (np.linspace(-1, 1, n) for n in values.shape)
+    corners = rows[:, None] ** 2 + columns**2 > 1.17**2
+    dark = copy(chest)
+    set_pixels(dark, np.where(corners, values.min(), values))
+    padded, grey = copy(chest), 2**chest.BitsStored - 1 if white else 0
+    padded.add_new("PixelPaddingValue", "US", grey)
+    set_pixels(padded, np.where(corners, grey, np.clip(values, 1, grey - 1 if white else None)).astype(np.uint16))
+    assert same_but_for(tensor(store, padded), tensor(store, dark)) < 1.0
+
+
 def test_sixteen_bits_and_eight_bits_are_the_same_picture(store: Store, chest: Dataset) -> None:
     eight = copy(chest, BitsAllocated=8, BitsStored=8, HighBit=7, WindowCenter=128, WindowWidth=256)
     set_pixels(eight, (stored(chest) >> (chest.BitsStored - 8)).astype(np.uint8))

@@ -127,7 +127,7 @@ def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None)
     size : tuple of int
         (H, W).
     padding : numpy.ndarray, optional
-        bool, the same shape as ``grey``.
+        bool, the same shape as ``grey``: no image; what of it no box leaves out counts as air.
 
     Returns
     -------
@@ -141,12 +141,22 @@ def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None)
     """
     rows, columns = content_box(grey, padding)
     content = grey[rows, columns]
+    if padding is not None and padding[rows, columns].any():
+        content = _without(content, padding[rows, columns])
     if min(content.shape) < MIN_SIDE_PIXELS // 2:
         raise NotScoredError("the exposed part of the image is too small")
     if max(content.shape) > MAX_ASPECT * min(content.shape):
         raise NotScoredError("the exposed part of the image is not shaped like a chest")
     resized = _resized(np.ascontiguousarray(content), size)
     return _standardised(resized)
+
+
+def _without(content: Floats, padding: Mask) -> Floats:
+    """Return a picture whose padding (corners around a circle) is as dark as its darkest grey, whatever it displays."""
+    if padding.all():
+        raise NotScoredError("the image is empty")
+    filled: Floats = np.where(padding, content[~padding].min(), content)
+    return filled
 
 
 def _standardised(image: Floats) -> npt.NDArray[np.uint8]:
