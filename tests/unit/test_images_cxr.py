@@ -138,10 +138,17 @@ def test_images_of_two_patients_in_one_study_are_told(store: Store, chest: Datas
 
 
 @pytest.mark.parametrize(
-    ("age", "is_told"), [("002Y", True), ("018M", True), ("016Y", False), ("", False), ("2", False)]
-)
-def test_a_childs_age_is_told(store: Store, chest: Dataset, age: str, is_told: bool) -> None:
-    notes = score_input(store([copy(chest, PatientAge=age)])).notes
+    ("age", "born", "is_told"),
+    [
+        ("002Y", "", True), ("018M", "", True), ("016Y", "", False), ("", "", False), ("2", "", False),
+        ("4Y", "", True), ("04Y", "", True), ("11W", "", True), ("40Y", "", False),
+        ("", "20200301", True), ("ADULT", "20110102", True), ("", "20110101", False), ("040Y", "20200301", False),
+        ("", "2020", False), ("", "20270102", False),
+    ],
+)  # fmt: skip
+def test_a_childs_age_is_told(store: Store, chest: Dataset, age: str, born: str, is_told: bool) -> None:
+    header = {"PatientAge": age, "PatientBirthDate": born, "StudyDate": "20270101"}
+    notes = score_input(store([copy(chest, **header)])).notes
     assert any("younger than 16" in note for note in notes) is is_told
 
 
