@@ -114,7 +114,7 @@ def _reception(config: Configuration) -> Iterator[str]:
     yield from _uids([Verification])
     yield ""
     yield f"3.2 Storage (level 2, full): {len(STORAGE_SOP_CLASSES)} SOP classes"
-    yield "  Scored where the input gate finds them suitable:"
+    yield "  Scored where the input gate finds them suitable (never what is For Processing):"
     yield from _uids(SCORABLE_SOP_CLASSES)
     yield "  Stored, never scored:"
     yield from _uids(uid for uid in STORAGE_SOP_CLASSES if uid not in SCORABLE_SOP_CLASSES)

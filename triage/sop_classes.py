@@ -13,8 +13,8 @@ from pydicom.uid import (
     LegacyConvertedEnhancedCTImageStorage,
 )
 
-#: What can be scored, by the Modality (0008,0060) that such an object should have: not all senders fill that in. DX For
-#: Processing can be looked at too: the gate prefers For Presentation where a study has both.
+#: What is prepared for scoring, by the Modality (0008,0060) that such an object should have: not all senders fill that
+#: in. DX For Processing is among it so that a study that has nothing else says why it has no score.
 MODALITY_OF = {
     ComputedRadiographyImageStorage: "CR",
     DigitalXRayImageStorageForPresentation: "DX",

@@ -136,8 +136,8 @@ class NodeTasks:
         self._ledger.prepared(job_id, fence, digest, prepared.sources, prepared.notes)
 
     def _give_back(self, study: Study, job_id: int, fence: int, exc: Exception) -> None:
-        # The message of a foreign exception may quote a data set; its type never does.
-        what = exc.message if isinstance(exc, TriageError) else type(exc).__name__
+        # The message of a foreign exception may quote a data set; its type, and the system's own words, never do.
+        what = exc.message if isinstance(exc, TriageError) else getattr(exc, "strerror", "") or type(exc).__name__
         log.error("task_failed", study=study.id, job=job_id, error=what, exc_info=exc)
         self._ledger.give_back(job_id, fence, f"could not be processed: {what}", _RETRY_S)
 

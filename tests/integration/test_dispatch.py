@@ -20,6 +20,7 @@ from triage.config.schema import Complete, Models
 from triage.deliver import Deliverer
 from triage.dispatch import WINDOW, Doorbell, run_dispatcher
 from triage.ledger import JobState, Ledger, State, Study, open_ledger
+from triage.ledger.jobs import MAX_ATTEMPTS
 from triage.messages import ModelInput, Relevance, Stage
 from triage.store import ObjectStore
 from triage.transport import Pulse, connect, make_app, queue_length
@@ -180,6 +181,23 @@ def test_every_worker_has_a_job_beside_those_that_wait(node: Node) -> None:
     node.client.set("triage:alive:prepare:elsewhere:1", 1, ex=60)
     assert node.doorbell.ring(Stage.SCORE) == 10
     assert node.doorbell.ring(Stage.SCORE) == 0
+
+
+@pytest.mark.redis
+def test_an_object_that_the_node_cannot_open_is_tried_again_and_ends_on_the_worklist_as_failed(node: Node) -> None:
+    """It may lie there again tomorrow, and says nothing of the patient."""
+    config = node.config.model_copy(update={"models": Models(cxr="", bct="")})
+    tasks = NodeTasks(config, node.ledger, node.doorbell, Pulse(config, "prepare"))
+    study = receive(node.ledger)
+    assert node.ledger.complete_study(study.id, "quiet")
+    for _ in range(MAX_ATTEMPTS):
+        assert node.ledger.study_by_id(study.id).state in (State.COMPLETE, State.PREPARING)
+        node.clock.go(11)
+        [job] = node.ledger.claim_jobs(Stage.PREPARE, 1, LEASE_S)
+        tasks.prepare(job.id, job.fence)
+    failed = node.ledger.study_by_id(study.id)
+    assert failed.state is State.FAILED
+    assert failed.reason == "prepare: could not be processed: No such file or directory (5 attempts)"
 
 
 @pytest.mark.redis

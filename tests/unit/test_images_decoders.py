@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from pydicom.uid import UID
+from pydicom import dcmread
+from pydicom.uid import UID, JPEGLSLossless, RLELossless
 
 from tests.support.images import GRIDS
 from triage.errors import NotScoredError
@@ -127,6 +128,36 @@ def test_damaged_files_are_refused_or_decoded_but_never_crash(tmp_path: Path, ui
             assert decode_frame(ds).shape[:2] == (ds.Rows, ds.Columns)
         except NotScoredError as exc:
             assert len(exc.message) > 10
+
+
+def test_a_frame_larger_than_any_detectors_is_not_decoded() -> None:
+    """A kilobyte of JPEG-LS may hold it: 16384 x 16384 took minutes and gigabytes."""
+    ds = dcmread(SAMPLES / f"{JPEGLSLossless}.dcm")
+    ds.Rows, ds.Columns = 8193, 8192
+    with pytest.raises(NotScoredError, match="implausible size"):
+        decode_frame(ds)
+
+
+ENCODED = sorted(uid for uid in DECODED if UID(uid).is_encapsulated and uid != RLELossless)
+
+
+@pytest.mark.parametrize("uid", ENCODED, ids=lambda uid: UID(uid).name)
+@pytest.mark.parametrize("size", [(24, 20), (50, 40), (4000, 4000)])
+def test_a_code_stream_of_another_size_is_refused(uid: UID, size: tuple[int, int]) -> None:
+    """Of a JPEG-LS with fewer pixels than its header says GDCM ended the process; with more, rows were torn."""
+    ds = dcmread(SAMPLES / f"{uid}.dcm")
+    ds.Rows, ds.Columns = size
+    with pytest.raises(NotScoredError, match="contradicts its pixel data"):
+        decode_frame(ds)
+
+
+def test_too_little_memory_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(decoders, "pixel_array", exhausted)
+    with pytest.raises(MemoryError):
+        decode_frame(dcmread(SAMPLES / f"{JPEGLSLossless}.dcm"))
 
 
 def test_no_public_file_crashes_and_each_is_scored_or_refused_with_a_reason(collection: Path) -> None:

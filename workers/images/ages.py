@@ -9,3 +9,10 @@ def years(age: str) -> float | None:
     if not match:
         return None
     return float(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0}.get(match[2], 1.0)
+
+
+def years_between(born: str, seen: str) -> int | None:
+    """Return the whole years from one DICOM date to another (VR DA: PS3.5 section 6.2); None if they don't say."""
+    if not (re.fullmatch(r"\d{8}", born) and re.fullmatch(r"\d{8}", seen) and born <= seen):
+        return None
+    return int(seen[:4]) - int(born[:4]) - (seen[4:] < born[4:])

@@ -21,6 +21,8 @@ MIN_PIECE = 0.03
 MIN_EVEN = 0.97
 #: Frames can lie in one another (a white edge around a black one); deeper nests aren't borders.
 MAX_NESTED_BORDERS = 5
+#: Of pictures with longer sides than this, pixels, every second or third pixel is enough. No detector has such.
+LONGEST_SIDE = 5000
 
 Box = tuple[int, int, int, int]
 
@@ -44,7 +46,10 @@ def content_box(grey: Floats, padding: Mask | None = None) -> tuple[slice, slice
     tuple of slice
         Rows and columns; everything where the picture is nothing but border.
     """
-    blank = np.zeros(grey.shape, dtype=bool) if padding is None else padding
+    height, width = grey.shape
+    step = -(-max(height, width) // LONGEST_SIDE)
+    grey = grey[::step, ::step]
+    blank = np.zeros(grey.shape, dtype=bool) if padding is None else padding[::step, ::step]
     box: Box = (0, grey.shape[0], 0, grey.shape[1])
     for _ in range(MAX_NESTED_BORDERS):
         before = box
@@ -52,8 +57,8 @@ def content_box(grey: Floats, padding: Mask | None = None) -> tuple[slice, slice
             box = _cut(grey, blank, box, kind)
         if box == before:
             break
-    top, bottom, left, right = box
-    return slice(top, bottom), slice(left, right)
+    top, bottom, left, right = (step * line for line in box)
+    return slice(top, min(bottom, height)), slice(left, min(right, width))
 
 
 def _cut(grey: Floats, blank: Mask, box: Box, kind: Literal["black", "white", "even"]) -> Box:

@@ -19,6 +19,7 @@ from triage.manifest import Preprocessing
 from triage.messages import ModelInput
 from workers.images.borders import content_box
 from workers.images.gate_cxr import check_frontal_chest
+from workers.images.labels import check_body_part, view_of
 from workers.images.pixels import Floats, Mask, displayed
 from workers.images.sources import CXR, Prepared, Source
 
@@ -36,14 +37,6 @@ FINER = 8
 EDGE = 0.12
 #: Tone curves are straightened by a power between these.
 POWERS = (0.5, 2.0)
-
-_CHEST = re.compile(r"CHEST|THORA[XK]|TORAX|TORACE|BRUSTKORB|LUNG|PULMO|CXR", re.IGNORECASE)
-#: A chest's word and a spine's.
-_THORACIC = re.compile(r"^(?!.*(SPIN|VERTEB|WIRBEL|COLUMN)).*THORACIC", re.IGNORECASE | re.DOTALL)
-_LATERAL = re.compile(r"\b[LR]?LAT(ERA\w*)?\b|\bLL\b|\bRL\b|\bSEITL|PROFIL", re.IGNORECASE)
-_OBLIQUE = re.compile(r"\bOBL|\b(RAO|LAO|RPO|LPO|RLO|LLO)\b", re.IGNORECASE)
-_DECUBITUS = re.compile(r"DECUB|\b(RLD|LLD)\b", re.IGNORECASE)
-_FRONTAL = re.compile(r"\b(P-?A|A-?P)\b|POSTERO[- ]?ANTERIOR|ANTERO[- ]?POSTERIOR|FRONTAL", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +120,7 @@ def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None)
     size : tuple of int
         (H, W).
     padding : numpy.ndarray, optional
-        bool, the same shape as ``grey``.
+        bool, the same shape as ``grey``: no image; what of it no box leaves out counts as air.
 
     Returns
     -------
@@ -141,12 +134,22 @@ def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None)
     """
     rows, columns = content_box(grey, padding)
     content = grey[rows, columns]
+    if padding is not None and padding[rows, columns].any():
+        content = _without(content, padding[rows, columns])
     if min(content.shape) < MIN_SIDE_PIXELS // 2:
         raise NotScoredError("the exposed part of the image is too small")
     if max(content.shape) > MAX_ASPECT * min(content.shape):
         raise NotScoredError("the exposed part of the image is not shaped like a chest")
     resized = _resized(np.ascontiguousarray(content), size)
     return _standardised(resized)
+
+
+def _without(content: Floats, padding: Mask) -> Floats:
+    """Return a picture whose padding (corners around a circle) is as dark as its darkest grey, whatever it displays."""
+    if padding.all():
+        raise NotScoredError("the image is empty")
+    filled: Floats = np.where(padding, content[~padding].min(), content)
+    return filled
 
 
 def _standardised(image: Floats) -> npt.NDArray[np.uint8]:
@@ -217,8 +220,8 @@ def _candidate(source: Source, ds: Dataset) -> _Candidate:
     if _number(ds.get("NumberOfFrames")) > 1:
         raise NotScoredError("a sequence of images, not a single radiograph")
     _check_size(ds)
-    _check_body_part(ds)
-    view = _view(ds)
+    check_body_part(ds)
+    view = view_of(ds)
     presentation = ds.get("SOPClassUID") == DigitalXRayImageStorageForPresentation
     is_secondary = "SECONDARY" in [str(value).upper() for value in np.atleast_1d(ds.get("ImageType") or [])]
     order = (
@@ -238,50 +241,6 @@ def _check_size(ds: Dataset) -> None:
         raise NotScoredError("the image's header does not give its number of rows and columns")
     if min(rows, columns) < MIN_SIDE_PIXELS:
         raise NotScoredError("the image is too small")
-
-
-def _check_body_part(ds: Dataset) -> None:
-    """Refuse what is labelled as another body part, unless its procedure says chest: then the image decides.
-
-    About one label in seven is wrong (Güld et al., SPIE 4685, 2002), so no label is believed alone.
-    """
-    labelled = " ".join([str(ds.get("BodyPartExamined", "") or ""), _meanings(ds, "AnatomicRegionSequence")]).strip()
-    described = " ".join(
-        [str(ds.get(k, "") or "") for k in ("StudyDescription", "SeriesDescription", "ProtocolName")]
-        + [_meanings(ds, "ProcedureCodeSequence")]
-    )
-    if labelled and not any(word.search(text) for text in (labelled, described) for word in (_CHEST, _THORACIC)):
-        raise NotScoredError("not a chest radiograph")
-
-
-def _view(ds: Dataset) -> str:
-    """Return "PA", "AP" or "" (unknown); refuse lateral, oblique and decubitus views.
-
-    References
-    ----------
-    PS3.3 C.8.4.1 (ViewPosition in CR), C.8.11.5 (ViewCodeSequence in DX), C.7.6.1.1.1 (PatientOrientation).
-    """
-    position = str(ds.get("ViewPosition", "") or "").strip().upper()
-    named = f"{position} {_meanings(ds, 'ViewCodeSequence')}".replace("_", " ")
-    described = "" if position else str(ds.get("SeriesDescription", "") or "").replace("_", " ")
-    for pattern, reason in (
-        (_DECUBITUS, "decubitus view"),
-        (_OBLIQUE, "oblique view"),
-        (_LATERAL, "lateral view"),
-    ):
-        # A series called "PA/LAT" holds both: which of them an image is, the image itself has to say.
-        if pattern.search(named) or (pattern.search(described) and not _FRONTAL.search(described)):
-            raise NotScoredError(reason)
-    orientation = [str(v)[:1] for v in np.atleast_1d(ds.get("PatientOrientation") or [])]
-    if orientation and orientation[0] in ("A", "P"):
-        raise NotScoredError("lateral view")
-    # Of other words ("PORTABLE", "SUPINE") and of none the image itself has to say what it shows.
-    found = _FRONTAL.search(named)
-    return {"P": "PA", "A": "AP"}.get(found.group(0)[0].upper(), "") if found else ""
-
-
-def _meanings(ds: Dataset, keyword: str) -> str:
-    return " ".join(str(item.get("CodeMeaning", "")) for item in ds.get(keyword) or [])
 
 
 def _when(ds: Dataset) -> int:

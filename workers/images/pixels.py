@@ -3,14 +3,17 @@
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.pixels.processing import apply_modality_lut, apply_voi
+from pydicom.uid import UID
 
 from triage.errors import NotScoredError
 from workers.images.decoders import decode_frame
+from workers.images.tables import Table
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
+#: Numbers of a header beyond this don't fit the arithmetic (float32), nor any image.
+LARGEST = 1e30
 #: A window is believed if at least this share of the image's pixels falls strictly inside it.
 MIN_SHARE_IN_WINDOW = 0.15
 
@@ -51,8 +54,8 @@ def padding_mask(ds: Dataset, stored: npt.NDArray[np.generic]) -> Mask:
         return np.zeros(stored.shape, dtype=bool)
     last = _stored_value(ds, "PixelPaddingRangeLimit")
     low, high = sorted((first, first if last is None else last))
-    values: npt.NDArray[np.int64] = stored.astype(np.int64)
-    mask: Mask = (values >= low) & (values <= high)
+    mask: Mask = np.greater_equal(stored, low)
+    mask &= np.less_equal(stored, high)
     return mask
 
 
@@ -94,35 +97,58 @@ def displayed(ds: Dataset) -> tuple[Floats, Mask]:
     stored = grey_frame(ds)
     padding = padding_mask(ds, stored)
     try:
-        values = apply_modality_lut(stored, ds)
-        grey = _windowed(values, ds, padding)
-    # pydicom's LUT functions raise these on LUT and window attributes that break the rules.
-    except (ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError) as exc:
+        values, signed = _modality_values(stored, ds)
+        grey = _windowed(values, ds, padding, signed=signed)
+    except (ValueError, TypeError, AttributeError, OverflowError) as exc:
         raise NotScoredError("the image's brightness tables cannot be used") from exc
-    return (1 - grey if photometric == "MONOCHROME1" else grey), padding
+    return (np.subtract(1, grey, out=grey) if photometric == "MONOCHROME1" else grey), padding
 
 
-def _windowed(values: npt.NDArray[np.generic], ds: Dataset, padding: Mask) -> Floats:
+def _modality_values(stored: npt.NDArray[np.generic], ds: Dataset) -> tuple[npt.NDArray[np.generic], bool]:
+    """Apply Modality LUT or rescale, if the header has one; also return whether values can be negative (C.11.1)."""
+    signed = ds.get("PixelRepresentation", 0) == 1
+    if ds.get("ModalityLUTSequence"):
+        return _table(ds, "ModalityLUTSequence", signed=signed)(stored), False
+    slope, intercept = _first_number(ds, "RescaleSlope"), _first_number(ds, "RescaleIntercept")
+    # Both are Type 1C; sent empty, or as 0, they say nothing.
+    if not slope or intercept is None:
+        return stored, signed
+    values = stored.astype(np.float32)
+    values *= np.float32(slope)
+    values += np.float32(intercept)
+    half = 1 << (int(ds.BitsStored) - 1)
+    ends = (-half, half - 1) if signed else (0, 2 * half - 1)
+    return values, min(slope * end + intercept for end in ends) < 0
+
+
+def _table(ds: Dataset, keyword: str, *, signed: bool) -> Table:
+    little_endian = bool(UID(ds.file_meta.TransferSyntaxUID).is_little_endian)
+    return Table.of(ds[keyword][0], signed=signed, little_endian=little_endian)
+
+
+def _windowed(values: npt.NDArray[np.generic], ds: Dataset, padding: Mask, *, signed: bool) -> Floats:
     """Apply VOI LUT or window and scale to 0..1; fall back to the range of the image where they are implausible."""
-    inside = values[~padding]
-    if inside.size == 0:
+    image = ~padding
+    if not image.any():
         raise NotScoredError("the image is empty")
-    grey = _through_voi(values, ds)
+    grey = _through_voi(values, ds, signed=signed)
     if grey is not None:
-        within = (grey[~padding] > 0.01) & (grey[~padding] < 0.99)
-        if within.mean() >= MIN_SHARE_IN_WINDOW:
+        within = (grey > 0.01) & (grey < 0.99) & image
+        if np.count_nonzero(within) >= MIN_SHARE_IN_WINDOW * np.count_nonzero(image):
             return grey
-    low, high = (float(v) for v in np.percentile(inside.astype(np.float32), (0.2, 99.8)))
+        del grey  # large images shouldn't lie here twice
+    inside = values[image].astype(np.float32)
+    low, high = (float(v) for v in np.percentile(inside, (0.2, 99.8), overwrite_input=True))
     if high <= low:
         raise NotScoredError("the image is blank")
     return _ramp(values, low, high)
 
 
-def _through_voi(values: npt.NDArray[np.generic], ds: Dataset) -> Floats | None:
+def _through_voi(values: npt.NDArray[np.generic], ds: Dataset, *, signed: bool) -> Floats | None:
     """Return 0..1 by the first VOI LUT, else by the first window, else None (PS3.3 C.11.2)."""
     if ds.get("VOILUTSequence"):
-        top = 2 ** int(ds.VOILUTSequence[0].LUTDescriptor[2]) - 1
-        return _ramp(apply_voi(values, ds, index=0), 0.0, float(top))
+        table = _table(ds, "VOILUTSequence", signed=signed)
+        return _ramp(table(values), 0.0, 2.0**table.bits - 1)
     centre, width = _first_number(ds, "WindowCenter"), _first_number(ds, "WindowWidth")
     function = str(ds.get("VOILUTFunction", "") or "LINEAR").upper()
     if centre is None or width is None or width <= (1.0 if function == "LINEAR" else 0.0):
@@ -141,9 +167,11 @@ def _first_number(ds: Dataset, keyword: str) -> float | None:
         number = float(np.ravel(np.asarray(ds.get(keyword), dtype=np.float64))[0])
     except (TypeError, ValueError, IndexError):
         return None
-    return number if np.isfinite(number) else None
+    return number if abs(number) < LARGEST else None
 
 
 def _ramp(values: npt.NDArray[np.generic], low: float, high: float) -> Floats:
-    grey: Floats = np.clip((values.astype(np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
-    return grey
+    grey: Floats = values.astype(np.float32)
+    grey -= np.float32(low)
+    grey /= np.float32(high - low)
+    return np.clip(grey, 0, 1, out=grey)

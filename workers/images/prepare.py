@@ -9,13 +9,13 @@ from pydicom.uid import ComputedRadiographyImageStorage
 
 from triage.errors import NotScoredError
 from triage.sop_classes import RADIOGRAPHS, SECONDARY_CAPTURE, TOMOGRAMS
-from workers.images.ages import years
+from workers.images.ages import years, years_between
 from workers.images.bct import prepare_bct
 from workers.images.cxr import prepare_cxr
 from workers.images.sources import BCT, CXR, Grids, Prepared, Source
 
 ADULT_YEARS = 16
-_AGE = re.compile(r"\d{3}[DWMY]")
+_AGE = re.compile(r"\d{1,3}[DWMY]")
 _CHILD = f"patient younger than {ADULT_YEARS}: the model's card says whose images it knows"
 
 _KINDS = ((BCT, TOMOGRAMS, prepare_bct, "brain CTs"), (CXR, RADIOGRAPHS, prepare_cxr, "chest radiographs"))
@@ -46,6 +46,8 @@ def prepare(sources: Sequence[Source], grids: Grids, *, captures: bool = False) 
     ------
     NotScoredError
         If nothing in the study can be scored; the message is one sentence for a radiographer, without identifiers.
+    OSError, MemoryError
+        If the machine can't do it now: that is never a reason to leave out an image, or a slice.
     """
     headers: list[tuple[Source, Dataset]] = []
     refused: list[tuple[str, str]] = []  # why, and how that is told beside what was scored
@@ -98,7 +100,13 @@ def _folded(ds: Dataset, keyword: str) -> str:
 
 
 def _age_notes(headers: Iterable[Dataset]) -> list[str]:
-    """Return what a reader should know of a child: most models were made of adults (PatientAge, VR AS, PS3.5 6.2)."""
-    said = (str(ds.get("PatientAge", "") or "") for ds in headers)
-    found = [years(age) for age in said if _AGE.fullmatch(age)]
-    return [_CHILD] if any(age is not None and age < ADULT_YEARS for age in found) else []
+    """Return what a reader should know of a child: most models were made of adults."""
+    return [_CHILD] if any((age := _age(ds)) is not None and age < ADULT_YEARS for ds in headers) else []
+
+
+def _age(ds: Dataset) -> float | None:
+    """Return a patient's age in years by PatientAge (VR AS, PS3.5 6.2; some leave out its zeros), else by the dates."""
+    stated = str(ds.get("PatientAge", "") or "").strip().upper()
+    if _AGE.fullmatch(stated):
+        return years(stated)
+    return years_between(str(ds.get("PatientBirthDate", "") or ""), str(ds.get("StudyDate", "") or ""))

@@ -59,6 +59,8 @@ class Source:
         ------
         NotScoredError
             If the file cannot be parsed.
+        OSError
+            If the operating system doesn't let it be read.
         """
         return self._read(stop_before_pixels=True)
 
@@ -69,6 +71,8 @@ class Source:
         ------
         NotScoredError
             If the file cannot be parsed.
+        OSError
+            If the operating system doesn't let it be read.
         """
         return self._read(stop_before_pixels=False)
 

@@ -80,9 +80,12 @@ def read_study(sources: Sequence[Source], grid: Preprocessing, modality: str, *,
     Raises
     ------
     NotScoredError
-        If it can't be scored.
+        If it can't be scored, or read.
     """
-    return prepare(sources, {modality: grid}, captures=captures).model_input.pixels
+    try:
+        return prepare(sources, {modality: grid}, captures=captures).model_input.pixels
+    except OSError as exc:
+        raise NotScoredError("the image file cannot be read") from exc
 
 
 def read_file(path: Path, grid: Preprocessing, modality: str) -> Pixels:
@@ -110,7 +113,7 @@ def listed(folder: Path) -> Iterator[Found]:
             continue
         try:
             ds = read_dicom(path, only=("StudyInstanceUID", "PatientID", "SOPInstanceUID"))
-        except NotScoredError:
+        except (NotScoredError, OSError):
             continue
         instance = str(ds.get("SOPInstanceUID", "") or place)
         uid, patient = str(ds.get("StudyInstanceUID", "") or instance), hashed(str(ds.get("PatientID", "") or place))

@@ -1,6 +1,5 @@
 """Test images before they are read: what each is called, whose it is, and what its header says about it."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +9,7 @@ from pydicom import Dataset
 
 from triage.errors import ConfigurationError, NotScoredError
 from triage.manifest import Preprocessing
-from workers.images.ages import years
+from workers.images.ages import years, years_between
 from workers.images.dicom_file import read_dicom
 from workers.images.sources import Source
 from workers.lab.acquisition import Loaded
@@ -118,7 +117,7 @@ def dicom_cases(folder: Path, paths: Sequence[Path], grid: Preprocessing, modali
 def _header(path: Path) -> Dataset | None:
     try:
         return read_dicom(path, only=HEADER)
-    except NotScoredError:
+    except (NotScoredError, OSError):
         return None
 
 
@@ -153,7 +152,5 @@ def _age(ds: Dataset) -> str:
     stated = years(str(ds.get("PatientAge", "") or ""))
     if stated is not None:
         return f"{stated:g}"
-    born, seen = (str(ds.get(name, "") or "") for name in ("PatientBirthDate", "StudyDate"))
-    if re.fullmatch(r"\d{8}", born) and re.fullmatch(r"\d{8}", seen):
-        return str(int(seen[:4]) - int(born[:4]) - (seen[4:] < born[4:]))
-    return ""
+    counted = years_between(str(ds.get("PatientBirthDate", "") or ""), str(ds.get("StudyDate", "") or ""))
+    return "" if counted is None else str(counted)
