@@ -20,6 +20,9 @@ _NO_CONTRAST = re.compile(
     re.IGNORECASE,
 )
 
+#: An instance with more frames is not looked at: no head has so many, but for one through which an agent runs.
+MAX_FRAMES = 4096
+
 Vector = npt.NDArray[np.float64]
 
 
@@ -138,12 +141,20 @@ class _Attributes:
 def frames_of(source: Source, ds: Dataset) -> tuple[list[Frame], list[NotScoredError]]:
     """Return every slice that an instance's header describes, and for every other one why it is none.
 
-    That is that the header lacks its geometry, its rescale to HU, or the number of slices.
+    That is that the header lacks its geometry or its rescale to HU. Of an instance whose header doesn't describe as
+    many frames as it says that it has, or more than `MAX_FRAMES`, there is no slice, and one reason.
     """
+    # An enhanced instance describes every frame, any other one is a single slice. What NumberOfFrames says alone is
+    # never counted up to: it may say two thousand millions (VR IS).
+    count = len(ds.get("PerFrameFunctionalGroupsSequence") or ()) or 1
     try:
-        count = max(1, int(ds.get("NumberOfFrames", 1) or 1))
+        said = max(1, int(ds.get("NumberOfFrames", 1) or 1))
     except (TypeError, ValueError):
         return [], [NotScoredError("the image's header does not give its number of frames")]
+    if said != count:
+        return [], [NotScoredError("the image's header does not describe as many frames as it says that there are")]
+    if count > MAX_FRAMES:
+        return [], [NotScoredError(f"an image of {count} frames, more than {MAX_FRAMES}")]
     frames, refused = [], []
     for index in range(count):
         try:
