@@ -11,6 +11,7 @@ from tests.support.images import (
     Store,
     again,
     by_position,
+    reason_of,
     same_but_for,
     score_input,
     second_series,
@@ -136,6 +137,27 @@ def test_a_broken_slice_of_another_acquisition_loses_no_head(store: Store, head:
     part = with_(again(head[:6]), AcquisitionNumber=2)
     part[0].PixelData = part[0].PixelData[:100]
     assert set(score_input(store(head + part)).sources) == {ds.SOPInstanceUID for ds in head}
+
+
+@pytest.mark.parametrize("again_from_to", [(0, 33), (12, 18)])
+def test_an_acquisition_that_was_repeated_a_little_higher_is_told_apart(
+    store: Store, head: Slices, again_from_to: tuple[int, int]
+) -> None:
+    """The table doesn't come back to the tenth of a millimetre; of complete ones the latest is scored."""
+    start, end = again_from_to
+    first = with_(by_position(head), AcquisitionNumber=1, AcquisitionTime="100000")
+    repeat = with_(moved(again(first[start:end]), 1.3), AcquisitionNumber=2, AcquisitionTime="100500")
+    found = score_input(store(first + repeat))
+    assert found.sources == [ds.SOPInstanceUID for ds in (repeat if len(repeat) == len(first) else first)]
+    assert f"{len(head)} of {len(first + repeat)} slices of the series" in found.notes
+
+
+def test_of_acquisitions_that_follow_one_another_none_is_taken_for_the_whole(store: Store, head: Slices) -> None:
+    """The upper one alone would pass for a head whose base nobody missed."""
+    ordered = by_position(head)
+    with_(ordered[:7], AcquisitionNumber=1)
+    with_(ordered[7:], AcquisitionNumber=2)
+    assert reason_of(store(ordered[:6] + ordered[7:])) == "slices missing between 25 and 35 mm above the lowest slice"
 
 
 def test_groups_do_not_hang_on_the_order_of_slices(store: Store, head: Slices) -> None:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -117,8 +118,8 @@ def by_place(frames: Sequence[Frame]) -> list[list[Frame]]:
 def stacked(frames: Sequence[Frame]) -> Stack:
     """Sort the slices of one group and check that they fill a volume.
 
-    Where several slices lie at the same place they are split by AcquisitionNumber, and the fullest
-    (then latest) acquisition is taken.
+    Where several slices lie at the same place, or a repeated acquisition's between the others, they are split by
+    AcquisitionNumber, and the fullest (then latest) acquisition is taken.
 
     Raises
     ------
@@ -136,9 +137,22 @@ def stacked(frames: Sequence[Frame]) -> Stack:
     if len(ordered) < MIN_SLICES:
         raise NotScoredError(f"only {len(ordered)} slices")
     stack = Stack(frames=tuple(ordered), places_mm=places, up=up)
-    _check_gaps(stack)
-    _check_line(stack)
+    try:
+        _check_gaps(stack)
+        _check_line(stack)
+    except NotScoredError:
+        with suppress(NotScoredError):
+            return _repeated(stack)
+        raise
     return stack
+
+
+def _repeated(stack: Stack) -> Stack:
+    """Return one of several acquisitions whose slices lie between each other's; the others may show no place more."""
+    one = _one_acquisition(stack.frames)
+    if max(one.places_mm[0] - stack.places_mm[0], stack.places_mm[-1] - one.places_mm[-1]) > MAX_SPACING_MM:
+        raise NotScoredError("the acquisitions follow one another")
+    return one
 
 
 def _one_acquisition(frames: Sequence[Frame]) -> Stack:
