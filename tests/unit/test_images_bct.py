@@ -82,6 +82,19 @@ def test_brain_between_slices_that_none_shows_is_told(store: Store, head: Slices
     assert not any("not seen" in note for note in whole.notes)
 
 
+@pytest.mark.parametrize("unknown", [slice(8, 9), slice(0, 1), slice(8, 12), slice(None)])
+def test_slices_that_do_not_say_how_thick_they_are_are_not_taken_for_thin(
+    store: Store, head: Slices, unknown: slice
+) -> None:
+    ordered = by_position(head)
+    with_(ordered[unknown], SliceThickness=None)
+    notes = score_input(store(ordered)).notes
+    assert f"{len(head)} slices" in notes
+    assert "0 mm" not in notes
+    assert ("5 mm" in notes) == (unknown != slice(None))
+    assert "slices missing between" in reason_of(store(ordered[:9] + ordered[10:]))
+
+
 def test_a_repeated_acquisition_is_told_apart(store: Store, head: Slices) -> None:
     repeat = second_series(head, AcquisitionNumber=2)
     with_(repeat, SeriesInstanceUID=head[0].SeriesInstanceUID)

@@ -172,7 +172,8 @@ def _prepared(candidate: _Candidate, held: int, grid: Preprocessing) -> Prepared
     head = bct_tensor(*_gated(stack, grid), grid)
     count = len(stack.frames)
     notes = [f"{count} slices" if count == held else f"{count} of {held} slices of the series"]
-    notes.append(f"{candidate.thickness_mm:g} mm")
+    if candidate.thickness_mm > 0:
+        notes.append(f"{candidate.thickness_mm:g} mm")
     if kernel := _UNPRINTABLE.sub("", candidate.kernel):
         notes.append(f"kernel {kernel[:KERNEL_LENGTH]}")
     if stack.unseen_mm > TOLD_UNSEEN_MM:

@@ -172,17 +172,17 @@ def _check_gaps(stack: Stack) -> None:
     """Find missing slices.
 
     Heads are scanned thinner at the base than at the top, so the usual distance is taken among neighbours of equal
-    thickness; where the thickness changes, slices must touch.
+    thickness; where the thickness changes, slices must touch. Where it is unknown the distance is that of most slices.
     """
     gaps = np.diff(stack.places_mm)
     thick = [round(f.thickness_mm, 1) for f in stack.frames]
-    usual: dict[float, float] = {}
+    usual, median = dict[float, float](), float(np.median(gaps))
     for value in set(thick):
         same = [g for g, a, b in zip(gaps, thick, thick[1:], strict=False) if a == b == value]
         if same:
             usual[value] = float(np.median(same))
     for k, (gap, a, b) in enumerate(zip(gaps, thick, thick[1:], strict=False)):
-        expected = usual[a] if a == b else max((a + b) / 2, 0.1)
+        expected = median if min(a, b) <= 0 else usual[a] if a == b else (a + b) / 2
         if gap > MISSING_FACTOR * expected:
             low, high = stack.places_mm[k] - stack.places_mm[0], stack.places_mm[k + 1] - stack.places_mm[0]
             raise NotScoredError(f"slices missing between {low:.0f} and {high:.0f} mm above the lowest slice")
