@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom import Dataset
 
-from tests.support.images import Slices, Store, enhanced, reason_of, with_
-from workers.images import Source
+from tests.support.images import Slices, Store, again, by_position, enhanced, reason_of, score_input, with_
+from workers.images import Prepared, Source
 from workers.images.frames import MAX_FRAMES, frames_of
 
 pytest_plugins = ["tests.support.images"]
@@ -37,3 +38,40 @@ def test_an_instance_of_more_frames_than_any_head_has_is_not_looked_at(head: Sli
     multi.PerFrameFunctionalGroupsSequence = [Dataset()] * (MAX_FRAMES + 1)
     frames, refused = frames_of(Source("instance", Path("not read")), multi)
     assert ([exc.message for exc in refused], frames) == ([f"an image of {MAX_FRAMES + 1} frames, more than 4096"], [])
+
+
+def times_read(monkeypatch: pytest.MonkeyPatch, sources: list[Source]) -> tuple[int, Prepared]:
+    """Return how often a file was read with its pixels until a study was prepared, and the study."""
+    read: list[str] = []
+    whole = Source.dataset
+
+    def counted(source: Source) -> Dataset:
+        read.append(source.sop_instance_uid)
+        return whole(source)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Source, "dataset", counted)
+        found = score_input(sources)
+    return len(read), found
+
+
+def test_instances_that_show_the_same_places_are_read_one_after_another(
+    store: Store, head: Slices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frame by frame of either in turn, the whole file would be parsed for every one."""
+    multi = enhanced(by_position(head), everything_shared=True)
+    twice = store([multi, *again([multi])])
+    count, found = times_read(monkeypatch, twice)
+    assert count == 3  # both to compare them, one to score it
+    assert f"{len(head)} of {2 * len(head)} slices of the series" in found.notes
+
+
+def test_instances_that_show_every_second_place_are_read_once(
+    store: Store, head: Slices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ordered = by_position(head)
+    whole = score_input(store([enhanced(ordered, everything_shared=True)]))
+    halves = store([enhanced(ordered[start::2], everything_shared=True) for start in (0, 1)])
+    count, found = times_read(monkeypatch, halves)
+    assert count == 2
+    assert np.array_equal(found.model_input.pixels, whole.model_input.pixels)

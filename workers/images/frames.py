@@ -81,6 +81,11 @@ class Frame:
     series_number: int | None
 
     @property
+    def key(self) -> tuple[str, int]:
+        """Instance and frame: in this order every file is read once."""
+        return self.source.sop_instance_uid, self.index
+
+    @property
     def normal(self) -> Vector:
         """Unit vector perpendicular to the slice."""
         normal: Vector = np.cross(self.row, self.column)

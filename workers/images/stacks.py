@@ -78,7 +78,7 @@ def group(frames: Iterable[Frame]) -> list[list[Frame]]:
     """
     groups: dict[tuple[object, ...], _Rasters] = defaultdict(_Rasters)
     # By place, not by name: which slice a group begins with decides what else it takes.
-    for frame in sorted(frames, key=lambda f: (f.series, *f.position, f.source.sop_instance_uid, f.index)):
+    for frame in sorted(frames, key=lambda f: (f.series, *f.position, *f.key)):
         groups[(frame.series, frame.stack, frame.shape, "LOCALIZER" in frame.image_type)].add(frame)
     return [members for found in groups.values() for members in found.members]
 
@@ -105,7 +105,7 @@ class _Rasters:
 def by_place(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Return parallel slices from one side to the other, those at the same place together."""
     normal = frames[0].normal
-    ordered = sorted(frames, key=lambda f: (float(f.position @ normal), f.source.sop_instance_uid, f.index))
+    ordered = sorted(frames, key=lambda f: (float(f.position @ normal), *f.key))
     places = [[ordered[0]]]
     for before, frame in pairwise(ordered):
         if float((frame.position - before.position) @ normal) < SAME_PLACE_MM:
@@ -128,7 +128,7 @@ def stacked(frames: Sequence[Frame]) -> Stack:
     """
     up = frames[0].normal
     up = up if up[2] >= 0 else -up
-    ordered = sorted(frames, key=lambda f: (float(f.position @ up), f.source.sop_instance_uid, f.index))
+    ordered = sorted(frames, key=lambda f: (float(f.position @ up), *f.key))
     places = np.array([float(f.position @ up) for f in ordered])
     if len(ordered) > 1 and float(np.diff(places).min()) < SAME_PLACE_MM:
         return _one_acquisition(ordered)

@@ -88,17 +88,17 @@ def load_volume(stack: Stack, grid: Preprocessing) -> Volume:
     spacing = spacing_of(grid)
     finest = [min(target, MAX_PIXEL_MM) for target in spacing[1:]]
     shrink = [max(1, int(target / pixel + 1e-6)) for target, pixel in zip(finest, first.pixel_mm, strict=True)]
-    slices = []
+    slices: dict[tuple[str, int], Floats] = {}
     reader = SliceReader()
-    for frame in stack.frames:
-        slices.append(_block_mean(np.clip(reader.hu(frame) + HU_OFFSET, 0, TOP), (shrink[0], shrink[1])))
-    values, places = _even(np.stack(slices), stack.places_mm, spacing[0])
+    for frame in sorted(stack.frames, key=lambda f: f.key):
+        slices[frame.key] = _block_mean(np.clip(reader.hu(frame) + HU_OFFSET, 0, TOP), (shrink[0], shrink[1]))
+    values, places = _even(np.stack([slices[f.key] for f in stack.frames]), stack.places_mm, spacing[0])
     affine = _affine(stack, places, (shrink[0], shrink[1]))
     return Volume(values=values, affine=affine, up=stack.up)
 
 
 class SliceReader:
-    """Reads slices in HU; an enhanced instance's file is parsed once for all its frames."""
+    """Reads slices in HU; an enhanced instance's file is parsed once for all its frames that are asked for in a row."""
 
     def __init__(self) -> None:
         self._uid = ""
