@@ -6,8 +6,20 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from tests.support.images import Slices, Store, again, by_position, enhanced, reason_of, score_input, with_
-from workers.images import Prepared, Source
+from tests.support.images import (
+    Slices,
+    Store,
+    again,
+    by_position,
+    enhanced,
+    reason_of,
+    score_input,
+    second_series,
+    set_pixels,
+    stored,
+    with_,
+)
+from workers.images import Prepared, Source, bct
 from workers.images.frames import MAX_FRAMES, frames_of
 
 pytest_plugins = ["tests.support.images"]
@@ -75,3 +87,32 @@ def test_instances_that_show_every_second_place_are_read_once(
     count, found = times_read(monkeypatch, halves)
     assert count == 2
     assert np.array_equal(found.model_input.pixels, whole.model_input.pixels)
+
+
+def test_what_is_longer_than_a_head_is_refused_before_it_is_decoded(
+    store: Store, head: Slices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Source, "dataset", None)  # nothing is decoded
+    body = [ds for _ in range(5) for ds in again(by_position(head))]
+    for n, ds in enumerate(body):
+        ds.ImagePositionPatient[2] = 5.0 * n
+    assert reason_of(store(body)) == f"the slices cover {5 * len(body)} mm, more than a head"
+    monkeypatch.setattr(bct, "MAX_SLICES", len(head) - 1)
+    assert reason_of(store(head)) == f"{len(head)} slices, more than a head has"
+
+
+def test_of_a_study_no_more_than_so_many_slices_are_decoded(
+    store: Store, head: Slices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two series that come first show no head; whether the third is looked at hangs on how much is left for it."""
+    others = [with_(second_series(head), KVP=120, ImageType=None) for _ in range(2)]
+    for ds in (ds for other in others for ds in other):
+        set_pixels(ds, np.zeros_like(stored(ds)))
+    sources = store([*others[0], *others[1], *with_(head, KVP=140)])
+    monkeypatch.setattr(bct, "MAX_DECODED", 3 * len(head))
+    assert set(score_input(sources).sources) == {ds.SOPInstanceUID for ds in head}
+    monkeypatch.setattr(bct, "MAX_DECODED", 3 * len(head) - 1)
+    assert reason_of(sources) == f"more than {3 * len(head) - 1} slices that may show a head"
+    count, found = times_read(monkeypatch, sources[len(head) :])
+    assert set(found.sources) == {ds.SOPInstanceUID for ds in head}
+    assert count == 2 * len(head)

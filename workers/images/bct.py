@@ -20,13 +20,16 @@ from workers.images.level import shift_hu, shifted
 from workers.images.reconstructions import SHARP, reconstructions, stack_of
 from workers.images.resample import HeadFrame, head_frame, on_grid
 from workers.images.sources import BCT, Prepared, Source
-from workers.images.stacks import Stack
+from workers.images.stacks import MAX_COVERAGE_MM, MAX_SLICES, Stack
 from workers.images.straighten import pose
 from workers.images.volume import Volume, load_volume
 
 MAX_OBLIQUE_DEGREES = 30.0
 FIELD_OF_VIEW_MM = (130.0, 520.0)
 MIN_COVERAGE_MM = 110.0
+#: In so many slices of a study a head is looked for at most, one to three minutes' work; the likeliest series come
+#: first.
+MAX_DECODED = 3000
 PREFERRED_THICKNESS_MM = 5.0
 PREFERRED_KVP = 120.0
 #: Heads are mostly turned a little, and brain is a little darker or brighter; from here on a reader is told.
@@ -114,7 +117,13 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
     tried: list[str] = []
     candidates, others = _candidates(frames)
     refused += others
+    left = MAX_DECODED
     for candidate in candidates:
+        if len(candidate.stack.frames) > left:
+            refused.append(_RefusedError(10, f"more than {MAX_DECODED} slices that may show a head"))
+            tried.append(f"slices that came first not scored: {refused[-1].message}")
+            continue
+        left -= len(candidate.stack.frames)
         try:
             prepared = _prepared(candidate, held[candidate.stack.frames[0].series], grid)
         except NotScoredError as exc:
@@ -225,8 +234,7 @@ def _candidate(members: Sequence[Frame]) -> _Candidate:
     sides = first.shape[0] * first.pixel_mm[0], first.shape[1] * first.pixel_mm[1]
     if min(sides) < FIELD_OF_VIEW_MM[0] or max(sides) > FIELD_OF_VIEW_MM[1]:
         raise _RefusedError(7, f"a field of view of {max(sides):.0f} mm does not show a head")
-    if stack.coverage_mm < MIN_COVERAGE_MM:
-        raise _RefusedError(7, f"the slices cover {stack.coverage_mm:.0f} mm only, not the whole brain")
+    _check_extent(stack)
     thickness_mm = _usual(f.thickness_mm for f in stack.frames)
     order = (
         _sounds_enhanced(first.series_description),
@@ -240,6 +248,16 @@ def _candidate(members: Sequence[Frame]) -> _Candidate:
         first.series,
     )
     return _Candidate(stack=stack, kernel=kernel, thickness_mm=thickness_mm, order=order)
+
+
+def _check_extent(stack: Stack) -> None:
+    """Refuse what is too short or too long for a head before any of it is decoded."""
+    if stack.coverage_mm < MIN_COVERAGE_MM:
+        raise _RefusedError(7, f"the slices cover {stack.coverage_mm:.0f} mm only, not the whole brain")
+    if stack.coverage_mm > MAX_COVERAGE_MM:
+        raise _RefusedError(7, f"the slices cover {stack.coverage_mm:.0f} mm, more than a head")
+    if len(stack.frames) > MAX_SLICES:
+        raise _RefusedError(7, f"{len(stack.frames)} slices, more than a head has")
 
 
 def _sounds_enhanced(description: str) -> bool:

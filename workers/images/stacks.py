@@ -11,7 +11,9 @@ import numpy as np
 from triage.errors import NotScoredError
 from workers.images.frames import Frame, Vector
 
-MIN_SLICES = 8
+#: With fewer slices nobody sees a head; with more, or over more millimetres, they show a body, and are not decoded.
+MIN_SLICES, MAX_SLICES = 8, 1200
+MAX_COVERAGE_MM = 600.0
 #: Two slices closer than this lie at the same place, mm.
 SAME_PLACE_MM = 0.05
 #: Slices that differ by no more than this in the direction of their axes, and by this share in the size of their

@@ -22,7 +22,6 @@ TOP = 127
 #: Slices are averaged down to this, or the model's finer pixels, so that the gate still sees the skull.
 MAX_PIXEL_MM = 1.8
 MAX_SLICE_PIXELS = 2048 * 2048
-MAX_SLICES = 1200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +79,10 @@ def load_volume(stack: Stack, grid: Preprocessing) -> Volume:
     Raises
     ------
     NotScoredError
-        If a slice cannot be decoded or the stack is implausibly large.
+        If a slice cannot be decoded or is implausibly large.
     """
     first = stack.frames[0]
-    if first.shape[0] * first.shape[1] > MAX_SLICE_PIXELS or len(stack.frames) > MAX_SLICES:
+    if first.shape[0] * first.shape[1] > MAX_SLICE_PIXELS:
         raise NotScoredError("the series is implausibly large")
     spacing = spacing_of(grid)
     finest = [min(target, MAX_PIXEL_MM) for target in spacing[1:]]
