@@ -1,6 +1,7 @@
 """Which slices make up a head: what belongs together in a series, what is told apart, and what counts once."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,8 @@ from tests.support.images import (
     second_series,
     with_,
 )
-from workers.images.bct import _candidates
+from workers.images import Source
+from workers.images.bct import _candidates, _softness
 from workers.images.frames import frames_of
 from workers.images.stacks import group
 
@@ -125,6 +127,27 @@ def test_the_plain_soft_series_is_scored_though_another_is_later(
     found = score_input(store(plain + other))
     assert set(found.sources) == {ds.SOPInstanceUID for ds in plain}
     assert ("1 of 2 that show a head, series number 3" in found.notes) == is_told
+
+
+SOFT = "H30s H31s H37s H40s H45s J30s J37s J40s J45s Hr32 Hr38f Hr40f Hr44 Qr40 B30s FC21 FC26 FC64 UB STANDARD SOFT"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "softness"),
+    [*((name, 0) for name in SOFT.split()), *((name, 1) for name in ("Bv36d", "BV40", "Hv36", "Qv40", "B45f", ""))],
+)
+def test_which_kernels_are_soft(head: Slices, kernel: str, softness: int) -> None:
+    (ds,) = with_(head[:1], ConvolutionKernel=[kernel, "3"])
+    (frame,), _ = frames_of(Source("slice", Path("not read")), ds)
+    assert _softness(frame.kernel, "") == softness
+
+
+@pytest.mark.parametrize("kernel", ["Hr40f", "H31s", "J40s"])
+def test_a_series_for_vessels_does_not_come_before_a_plain_head(store: Store, head: Slices, kernel: str) -> None:
+    """Nothing else says that an agent was given: vessels would be taken for blood."""
+    plain = with_(second_series(head), ConvolutionKernel=[kernel, "3"], AcquisitionTime="100000")
+    vessels = with_(head, ConvolutionKernel=["Bv36d", "3"], SeriesDescription="HEAD NECK", AcquisitionTime="101000")
+    assert set(score_input(store(plain + vessels)).sources) == {ds.SOPInstanceUID for ds in plain}
 
 
 def test_of_series_that_say_the_same_the_latest_is_scored(store: Store, head: Slices) -> None:

@@ -42,7 +42,11 @@ TOLD_UNSEEN_MM = 1.5
 _UNPRINTABLE = re.compile(r"[^ -~]")
 KERNEL_LENGTH = 16
 _HEAD = re.compile(r"HEAD|BRAIN|CEREBR|CRAN|SKULL|KOPF|SCHAEDEL|SCHÄDEL|TETE|NEURO", re.IGNORECASE)
-_SOFT = re.compile(r"SOFT|STAND|STD|BRAIN|\b[A-Z]{1,2}[23]\d[A-Z]?\b|\bH4\d[A-Z]?\b|\bFC(2\d|6\d)\b|\bU[ABC]\b")
+#: Makers' names of soft kernels. Siemens: H30s, J40s, Hr44, Qr36, but none for vessels (Bv36, Hv40); Canon FC21, FC64;
+#: Philips UB; GE STANDARD, SOFT.
+_SOFT = re.compile(
+    r"SOFT|STAND|STD|BRAIN|\b[A-Z][A-UW-Z]?[23]\d[A-Z]?\b|\b[HJQ][A-UW-Z]?4\d[A-Z]?\b|\bFC[26]\d\b|\bU[ABC]\b"
+)
 #: What descriptions say of series whose other attributes say nothing of agent or kernel.
 _ENHANCED = re.compile(r"\bCTA\b|ANGIO|\+ ?C\b|\bC ?\+|\bPOST\b(?!\W*FOSSA)|CONTRAST|ENHANC|\bKM\b|PERFUS|VENO")
 _PLAIN = re.compile(r"\bW/?O\b|WITHOUT|\bNON|\bOHNE|\bSANS|\bSIN\b|NATIV|UNENHANC|PLAIN|\bC ?-")
