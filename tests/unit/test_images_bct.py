@@ -188,12 +188,19 @@ def test_refused_by_the_header(store: Store, head: Slices, name: str) -> None:
     [
         *((name, False) for name in (
             "NONE", "ohne KM", "Non contrast", "W/O CONTRAST", "N/A", "-", "NOT GIVEN", "KEIN KM", "0 ML", "KEINE",
-            "NIL",
+            "NIL", "NONE GIVEN", "NONE USED", "N.A.", "NONE/NONE", "None.", "0 CC", "0.0", "0,0 ml", "NULL",
+            "NOT SPECIFIED", "KM: NEIN", "Contrast: none", "NON-CON", "--", "?", ["NONE", "NONE"],
         )),
-        *((name, True) for name in ("IOMERON 300", "NON-IONIC IODINE", "WITHOUT AND WITH IOMERON", "NORMOSCAN")),
+        *((name, True) for name in (
+            "IOMERON 300", "NON-IONIC IODINE", "WITHOUT AND WITH IOMERON", "NORMOSCAN", "OMNIPAQUE", "NONIONIC",
+            "none, then Omnipaque", "NONE/OMNIPAQUE", "NATIVE + IOMERON", "100 CC", "0.5", "10 ml", "KM", "CONTRAST",
+            "KM: JA", "GIVEN", "YES", "NEOLUX", ["NONE", "ISOVUE"],
+        )),
     ],
 )  # fmt: skip
-def test_no_agent_has_many_names_and_an_agent_s_may_begin_like_them(head: Slices, agent: str, contrast: bool) -> None:
+def test_no_agent_has_many_names_and_an_agent_s_may_begin_like_them(
+    head: Slices, agent: str | list[str], contrast: bool
+) -> None:
     (ds,) = with_(head[:1], ContrastBolusAgent=agent)
     (frame,), refused = frames_of(Source("slice", Path("not read")), ds)
     assert not refused

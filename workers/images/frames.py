@@ -12,13 +12,17 @@ from pydicom import Dataset
 from triage.errors import NotScoredError
 from workers.images.sources import Source
 
-#: What is written for "no agent"; "without and with" is one, and so is a non-ionic agent.
-_NO_CONTRAST = re.compile(
-    r"NONE|NON?|NEIN|N|0( ?ML)?|-+|N/?A|NIL|FALSE|UNKNOWN|PLAIN|NATIVE?|UNENHANCED|NON[- ]?(CONTRAST|ENHANCED)"
-    r"|NOT (GIVEN|USED|ADMINISTERED|APPLICABLE)"
-    r"|(NO|WITHOUT|W/O|OHNE|KEINE?S?|SANS|AUCUNE?|SENZA|NESSUN[AO]?|SIN|NINGUN[AO]?)\b(?!.*\b(WITH|MIT|AVEC|CON)\b).*",
-    re.IGNORECASE,
+#: What is written for "no agent", perhaps for each of several; "without and with" is one, and so is a non-ionic agent.
+_NONE = (
+    r"(NONE( (GIVEN|USED|ADMINISTERED))?|NON?|NEIN|N|N[/.]?A|NIL|NULL|FALSE|UNKNOWN|PLAIN|NATIVE?|UNENHANCED"
+    r"|0+([.,]0*)?( ?(ML|CC))?|NON[- ]?(CON|CONTRAST|ENHANCED)"
+    r"|NOT (GIVEN|USED|ADMINISTERED|APPLICABLE|SPECIFIED|STATED))"
 )
+_WITHOUT = (
+    r"(NO|WITHOUT|W/O|OHNE|KEINE?S?|SANS|AUCUNE?|SENZA|NESSUN[AO]?|SIN|NINGUN[AO]?)\b"
+    r"(?!.*\b(WITH|MIT|AVEC|CON)\b).*"
+)
+_NO_CONTRAST = re.compile(rf"((KM|CM|CONTRAST)\W+)?({_NONE}([/,; ]+{_NONE})*|{_WITHOUT})\W*|\W+", re.IGNORECASE)
 
 #: An instance with more frames is not looked at: no head has so many, but for one through which an agent runs.
 MAX_FRAMES = 4096
