@@ -16,7 +16,7 @@ from workers.images.pixels import Floats, padding_mask
 from workers.images.sources import spacing_of
 from workers.images.stacks import Stack
 
-#: Equation 4 of the paper: pixel = clip(HU + 14, 0, 127).
+#: Equation 4 of the paper: pixel = clip(HU + 14, 0, 127); no bundle may say otherwise (`triage.manifest`).
 HU_OFFSET = 14
 TOP = 127
 #: Slices are averaged down to this, or the model's finer pixels, so that the gate still sees the skull.
@@ -46,12 +46,10 @@ class Volume:
     up: Vector
 
     @classmethod
-    def of_hu(
-        cls, hu: npt.NDArray[np.floating], affine: Vector, *, offset: int = HU_OFFSET, grey_levels: int = TOP + 1
-    ) -> Self:
+    def of_hu(cls, hu: npt.NDArray[np.floating], affine: Vector) -> Self:
         """Return a head of which no more is known than its HU, inferior to superior, and where it lies."""
         normal = np.cross(affine[:, 0], affine[:, 1])
-        values = np.clip(hu + offset, 0, grey_levels - 1).astype(np.float32)
+        values = np.clip(hu + HU_OFFSET, 0, TOP).astype(np.float32)
         return cls(values=values, affine=affine, up=normal / np.linalg.norm(normal))
 
     @property
