@@ -94,8 +94,9 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
     """Choose the plain axial soft-tissue head series of a study and bring it onto the model's grid.
 
     Stacks are refused by geometry and acquisition first; the others are tried in this order until one passes the
-    image check: soft kernel; thickness nearest 5 mm; tube voltage nearest 120 kV; described as head or brain; most
-    slices; latest; kernel; Series Instance UID.
+    image check, or `MAX_DECODED` slices were decoded: not described as enhanced; soft kernel, then any other, last one
+    that is described as for bone; thickness nearest 5 mm; tube voltage nearest 120 kV; described as head or brain;
+    most slices; latest; kernel; Series Instance UID.
 
     Parameters
     ----------
@@ -236,8 +237,9 @@ def _candidate(members: Sequence[Frame]) -> _Candidate:
         raise _RefusedError(4 if len(members) > 1 else 2, exc.message) from exc
     first = stack.frames[0]
     sides = first.shape[0] * first.pixel_mm[0], first.shape[1] * first.pixel_mm[1]
-    if min(sides) < FIELD_OF_VIEW_MM[0] or max(sides) > FIELD_OF_VIEW_MM[1]:
-        raise _RefusedError(7, f"a field of view of {max(sides):.0f} mm does not show a head")
+    for side in sides:
+        if not FIELD_OF_VIEW_MM[0] <= side <= FIELD_OF_VIEW_MM[1]:
+            raise _RefusedError(7, f"a field of view of {side:.0f} mm does not show a head")
     _check_extent(stack)
     thickness_mm = _usual(f.thickness_mm for f in stack.frames)
     order = (
