@@ -93,10 +93,7 @@ def _step(step: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return a step's output and the logarithm of its coupling's scale, summed over channels."""
     if not isinstance(step, Step):
         raise TypeError("not a step of flow")
-    x = step.convolution(step.actnorm(x)[0])[0]
-    first = x.shape[1] // 2
-    shift, scale, log_scale = step.coupling._shift_and_scale(x[:, :first])
-    z = torch.cat([x[:, :first], (x[:, first:] + shift) * scale], dim=1)
+    z, log_scale = step.coupling.by_place(step.convolution(step.actnorm(x)[0])[0])
     return z, log_scale.sum(1, dtype=torch.float64)
 
 

@@ -104,7 +104,7 @@ def activations(classifier: SetClassifier, pixels: Grey, size: Sequence[int]) ->
     weights = torch.from_numpy(classifier.weight / classifier.scale).to(extract.device)
     found = []
     for image in pixels:
-        outputs = extract.stages(extract._network_input(image))
+        outputs = extract.outputs(image)
         whole = torch.zeros(len(outputs[0]), *size[-2:], dtype=torch.float64, device=extract.device)
         first = 0
         for output in outputs:
