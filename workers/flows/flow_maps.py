@@ -97,7 +97,7 @@ def _step(step: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return z, log_scale.sum(1, dtype=torch.float64)
 
 
-def raw_maps(kind: str, posterior: Posterior, grey: Grey, *, expected: Expected | None = None, batch: int = 8) -> Maps:
+def raw_maps(kind: str, posterior: Posterior, grey: Grey, *, batch: int = 8) -> Maps:
     """Return the raw maps of images, float64, (N, …) on the flows' grid.
 
     Parameters
@@ -108,8 +108,6 @@ def raw_maps(kind: str, posterior: Posterior, grey: Grey, *, expected: Expected 
         The flows.
     grey : numpy.ndarray
         uint8, (N, …) on the flows' grid.
-    expected : Expected, optional
-        For ``difference``.
     batch : int
         Images at once.
 
@@ -118,10 +116,6 @@ def raw_maps(kind: str, posterior: Posterior, grey: Grey, *, expected: Expected 
     ValueError
         If there is no such kind.
     """
-    if kind == "difference":
-        if expected is None:
-            raise ValueError("a difference needs what is expected")
-        return expected.difference(grey)
     name, _, level = kind.partition(".level")
     if name not in ("ratio", "normal", "gradient", "gradient_normal"):
         raise ValueError(f"there is no map of kind {kind}")
