@@ -25,9 +25,9 @@ class Preprocessing(_Part):
     spacing_mm : tuple of float or None
         BCT: distance of voxel centres, mm, in the order of ``size``; the grid is centred on the head.
     grey_levels : int
-        Pixels are integers from 0 to ``grey_levels - 1``.
+        Pixels are integers from 0 to ``grey_levels - 1``: 256 levels of a CXR, 128 of a BCT.
     hu_offset : int
-        BCT: pixel = clip(HU + hu_offset, 0, grey_levels - 1) (paper, equation 4).
+        BCT: pixel = clip(HU + hu_offset, 0, grey_levels - 1) (paper, equation 4): 14.
     straighten : bool
         BCT: turn the grid about the slices' normal to lie along the head's midline (not in the paper).
     brain_hu : float or None
@@ -39,7 +39,7 @@ class Preprocessing(_Part):
 
     size: Size
     spacing_mm: tuple[Annotated[float, Field(gt=0)], ...] | None = None
-    grey_levels: int = Field(ge=2, le=256)
+    grey_levels: int
     hu_offset: int = 14
     straighten: bool = False
     brain_hu: Annotated[float, Field(ge=25, le=45)] | None = None
@@ -49,6 +49,14 @@ class Preprocessing(_Part):
     def _spacing_fits(self) -> Self:
         if self.spacing_mm is not None and len(self.spacing_mm) != len(self.size):
             raise ValueError("spacing_mm needs one number for each axis of size")
+        return self
+
+    @model_validator(mode="after")
+    def _grey_values_are_the_nodes(self) -> Self:
+        # Written down to be read: the gate, and all that is done to a head before it is scored, know no others.
+        levels = 256 if len(self.size) == 2 else 128
+        if (self.grey_levels, self.hu_offset) != (levels, 14):
+            raise ValueError(f"grey_levels and hu_offset must be {levels} and 14: no study is brought onto others")
         return self
 
 

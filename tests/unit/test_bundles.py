@@ -101,6 +101,27 @@ def test_a_manifest_that_is_not_understood_is_refused(folder: Path, change: str)
         Bundle.open(folder)
 
 
+@pytest.mark.parametrize(
+    ("modality", "old", "new"),
+    [
+        ("BCT", "hu_offset = 14", "hu_offset = 60"),
+        ("BCT", "grey_levels = 128", "grey_levels = 64"),
+        ("CXR", "grey_levels = 256", "grey_levels = 128"),
+    ],
+)
+def test_a_bundle_of_grey_values_that_no_study_is_brought_to_is_refused(
+    tmp_path: Path, modality: str, old: str, new: str
+) -> None:
+    """Its images would be scored on another scale than it learned, without a word."""
+    path = tiny_bundle(tmp_path / "b", modality).folder / "bundle.toml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    resum(path.parent)
+    with pytest.raises(BundleError, match="grey_levels and hu_offset must be") as refused:
+        Bundle.open(path.parent)
+    assert refused.value.remedy
+
+
 def test_a_calibration_of_other_flows_is_refused(folder: Path) -> None:
     (folder / "calibration.json").write_text(tiny_calibration(weights=(1.0,)).model_dump_json())
     resum(folder)

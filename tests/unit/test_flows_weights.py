@@ -12,6 +12,7 @@ from triage.errors import BundleError
 from triage.messages import ModelInput
 from workers.flows.engine import Engine
 from workers.flows.glow import Glow
+from workers.flows.golden_input import GoldenInput
 from workers.flows.posterior import Posterior
 from workers.flows.precision import check_precision
 from workers.flows.weights import load_flows, save_flows
@@ -73,6 +74,16 @@ def test_bundles_without_shared_levels_load_as_before(tmp_path: Path) -> None:
     for file, flow in zip((NORMAL, MIXTURE), load_flows(bundle, CPU), strict=True):
         stored = load_file(bundle.folder / file)
         assert all(torch.equal(stored[name], tensor) for name, tensor in flow.state_dict().items())
+
+
+@pytest.mark.parametrize("blocks", [(3, 3), (16, 16), (4,), (4, 4, 1), (0, 4)])
+def test_a_golden_input_that_is_not_of_the_bundle_s_grid_is_refused(tmp_path: Path, blocks: tuple[int, ...]) -> None:
+    """Blocks of 3 x 3 on a grid of 8 x 8 made an image of 6 x 6."""
+    bundle = tiny_bundle(tmp_path / "tiny")
+    golden = load_file(bundle.folder / GOLDEN) | {"pixels": torch.zeros(blocks, dtype=torch.uint8)}
+    save_file(golden, bundle.folder / GOLDEN)
+    with pytest.raises(BundleError, match="holds no image with its score"):
+        GoldenInput.load(bundle)
 
 
 def test_a_preview_is_marked_and_refused_where_it_moves_the_ratio(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import numpy as np
+import pytest
 from pydicom import Dataset
 
 from tests.support.images import (
@@ -20,6 +21,7 @@ from tests.support.images import (
 from triage.messages import Relevance
 from triage.pictures import Backdrop
 from workers.images import BCT, Source
+from workers.images import backdrop as module
 from workers.images.backdrop import backdrop
 
 pytest_plugins = ["tests.support.images"]
@@ -93,3 +95,20 @@ def test_the_slice_with_the_highest_place_comes_first(store: Store, head: Slices
     pictures = backdrop(store(head), BCT, Relevance(method="test", values=values), GRIDS[BCT]).pictures
     highest = [float(picture.deviations.max()) for picture in pictures]
     assert highest[0] == max(highest) > 6
+
+
+def test_slices_are_chosen_by_maps_about_as_fine_as_the_models(
+    store: Store, head: Slices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the slices' own pixels hundreds of thin ones would take minutes, and memory for all their maps."""
+    sides: list[int] = []
+    judge = module.conspicuousness
+
+    def noted(deviations: np.ndarray) -> float:
+        sides.append(max(deviations.shape))
+        return judge(deviations)
+
+    monkeypatch.setattr(module, "conspicuousness", noted)
+    assert max(head[0].Rows, head[0].Columns) == 512
+    assert {picture.deviations.shape for picture in shown(store(head)).pictures} == {(512, 512)}
+    assert (len(sides), max(sides)) == (len(head), 64)

@@ -82,6 +82,19 @@ def test_brain_between_slices_that_none_shows_is_told(store: Store, head: Slices
     assert not any("not seen" in note for note in whole.notes)
 
 
+@pytest.mark.parametrize("unknown", [slice(8, 9), slice(0, 1), slice(8, 12), slice(None)])
+def test_slices_that_do_not_say_how_thick_they_are_are_not_taken_for_thin(
+    store: Store, head: Slices, unknown: slice
+) -> None:
+    ordered = by_position(head)
+    with_(ordered[unknown], SliceThickness=None)
+    notes = score_input(store(ordered)).notes
+    assert f"{len(head)} slices" in notes
+    assert "0 mm" not in notes
+    assert ("5 mm" in notes) == (unknown != slice(None))
+    assert "slices missing between" in reason_of(store(ordered[:9] + ordered[10:]))
+
+
 def test_a_repeated_acquisition_is_told_apart(store: Store, head: Slices) -> None:
     repeat = second_series(head, AcquisitionNumber=2)
     with_(repeat, SeriesInstanceUID=head[0].SeriesInstanceUID)
@@ -99,11 +112,13 @@ def test_slices_too_far_apart_too_few_or_covering_too_little(store: Store, head:
     assert reason_of(store(ordered)) == "the slices are 12 mm apart"
 
 
-@pytest.mark.parametrize(("pixel", "shown"), [(0.2, "102 mm"), (1.2, "614 mm")])
-def test_field_of_view(store: Store, head: Slices, pixel: float, shown: str) -> None:
-    reason = reason_of(store(with_(head, PixelSpacing=[pixel, pixel])))
-    assert shown in reason
-    assert "field of view" in reason
+@pytest.mark.parametrize(
+    ("pixel", "shown"), [((0.2, 0.2), 102), ((1.2, 1.2), 614), ((0.2, 0.5), 102), ((0.5, 0.2), 102), ((0.5, 1.2), 614)]
+)
+def test_field_of_view(store: Store, head: Slices, pixel: tuple[float, float], shown: int) -> None:
+    """What is told is the side that is too small or too large."""
+    reason = reason_of(store(with_(head, PixelSpacing=list(pixel))))
+    assert reason == f"a field of view of {shown} mm does not show a head"
 
 
 def test_the_patient_not_the_files_orientation(store: Store, head: Slices) -> None:
@@ -175,12 +190,19 @@ def test_refused_by_the_header(store: Store, head: Slices, name: str) -> None:
     [
         *((name, False) for name in (
             "NONE", "ohne KM", "Non contrast", "W/O CONTRAST", "N/A", "-", "NOT GIVEN", "KEIN KM", "0 ML", "KEINE",
-            "NIL",
+            "NIL", "NONE GIVEN", "NONE USED", "N.A.", "NONE/NONE", "None.", "0 CC", "0.0", "0,0 ml", "NULL",
+            "NOT SPECIFIED", "KM: NEIN", "Contrast: none", "NON-CON", "--", "?", ["NONE", "NONE"],
         )),
-        *((name, True) for name in ("IOMERON 300", "NON-IONIC IODINE", "WITHOUT AND WITH IOMERON", "NORMOSCAN")),
+        *((name, True) for name in (
+            "IOMERON 300", "NON-IONIC IODINE", "WITHOUT AND WITH IOMERON", "NORMOSCAN", "OMNIPAQUE", "NONIONIC",
+            "none, then Omnipaque", "NONE/OMNIPAQUE", "NATIVE + IOMERON", "100 CC", "0.5", "10 ml", "KM", "CONTRAST",
+            "KM: JA", "GIVEN", "YES", "NEOLUX", ["NONE", "ISOVUE"],
+        )),
     ],
 )  # fmt: skip
-def test_no_agent_has_many_names_and_an_agent_s_may_begin_like_them(head: Slices, agent: str, contrast: bool) -> None:
+def test_no_agent_has_many_names_and_an_agent_s_may_begin_like_them(
+    head: Slices, agent: str | list[str], contrast: bool
+) -> None:
     (ds,) = with_(head[:1], ContrastBolusAgent=agent)
     (frame,), refused = frames_of(Source("slice", Path("not read")), ds)
     assert not refused

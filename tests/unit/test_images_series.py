@@ -1,6 +1,7 @@
 """Which slices make up a head: what belongs together in a series, what is told apart, and what counts once."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,14 @@ from tests.support.images import (
     Store,
     again,
     by_position,
+    reason_of,
     same_but_for,
     score_input,
     second_series,
     with_,
 )
-from workers.images.bct import _candidates
+from workers.images import Source
+from workers.images.bct import _candidates, _softness
 from workers.images.frames import frames_of
 from workers.images.stacks import group
 
@@ -126,6 +129,27 @@ def test_the_plain_soft_series_is_scored_though_another_is_later(
     assert ("1 of 2 that show a head, series number 3" in found.notes) == is_told
 
 
+SOFT = "H30s H31s H37s H40s H45s J30s J37s J40s J45s Hr32 Hr38f Hr40f Hr44 Qr40 B30s FC21 FC26 FC64 UB STANDARD SOFT"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "softness"),
+    [*((name, 0) for name in SOFT.split()), *((name, 1) for name in ("Bv36d", "BV40", "Hv36", "Qv40", "B45f", ""))],
+)
+def test_which_kernels_are_soft(head: Slices, kernel: str, softness: int) -> None:
+    (ds,) = with_(head[:1], ConvolutionKernel=[kernel, "3"])
+    (frame,), _ = frames_of(Source("slice", Path("not read")), ds)
+    assert _softness(frame.kernel, "") == softness
+
+
+@pytest.mark.parametrize("kernel", ["Hr40f", "H31s", "J40s"])
+def test_a_series_for_vessels_does_not_come_before_a_plain_head(store: Store, head: Slices, kernel: str) -> None:
+    """Nothing else says that an agent was given: vessels would be taken for blood."""
+    plain = with_(second_series(head), ConvolutionKernel=[kernel, "3"], AcquisitionTime="100000")
+    vessels = with_(head, ConvolutionKernel=["Bv36d", "3"], SeriesDescription="HEAD NECK", AcquisitionTime="101000")
+    assert set(score_input(store(plain + vessels)).sources) == {ds.SOPInstanceUID for ds in plain}
+
+
 def test_of_series_that_say_the_same_the_latest_is_scored(store: Store, head: Slices) -> None:
     first = with_(second_series(head), AcquisitionTime="100000")
     repeated = with_(head, AcquisitionTime="100000.5")
@@ -136,6 +160,27 @@ def test_a_broken_slice_of_another_acquisition_loses_no_head(store: Store, head:
     part = with_(again(head[:6]), AcquisitionNumber=2)
     part[0].PixelData = part[0].PixelData[:100]
     assert set(score_input(store(head + part)).sources) == {ds.SOPInstanceUID for ds in head}
+
+
+@pytest.mark.parametrize("again_from_to", [(0, 33), (12, 18)])
+def test_an_acquisition_that_was_repeated_a_little_higher_is_told_apart(
+    store: Store, head: Slices, again_from_to: tuple[int, int]
+) -> None:
+    """The table doesn't come back to the tenth of a millimetre; of complete ones the latest is scored."""
+    start, end = again_from_to
+    first = with_(by_position(head), AcquisitionNumber=1, AcquisitionTime="100000")
+    repeat = with_(moved(again(first[start:end]), 1.3), AcquisitionNumber=2, AcquisitionTime="100500")
+    found = score_input(store(first + repeat))
+    assert found.sources == [ds.SOPInstanceUID for ds in (repeat if len(repeat) == len(first) else first)]
+    assert f"{len(head)} of {len(first + repeat)} slices of the series" in found.notes
+
+
+def test_of_acquisitions_that_follow_one_another_none_is_taken_for_the_whole(store: Store, head: Slices) -> None:
+    """The upper one alone would pass for a head whose base nobody missed."""
+    ordered = by_position(head)
+    with_(ordered[:7], AcquisitionNumber=1)
+    with_(ordered[7:], AcquisitionNumber=2)
+    assert reason_of(store(ordered[:6] + ordered[7:])) == "slices missing between 25 and 35 mm above the lowest slice"
 
 
 def test_groups_do_not_hang_on_the_order_of_slices(store: Store, head: Slices) -> None:

@@ -1,11 +1,12 @@
 """Presets are the paper's, where they say so."""
 
 import pytest
+from pydantic import ValidationError
 
 from triage.errors import ConfigurationError
 from triage.manifest import Manifest, Training
 from workers.flows.glow import Glow
-from workers.lab.presets import PRESETS, find_preset
+from workers.lab.presets import PRESETS, Preset, find_preset
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -30,6 +31,14 @@ def test_every_preset_makes_a_valid_manifest(name: str) -> None:
         training=training,
     )
     assert len(preset.weights) == preset.architecture.levels
+
+
+@pytest.mark.parametrize("changes", [{"hu_offset": 60}, {"grey_levels": 64}])
+def test_no_preset_trains_on_grey_values_that_no_study_is_brought_to(changes: dict[str, int]) -> None:
+    values = PRESETS["starter-bct"].model_dump()
+    values["preprocessing"] |= changes
+    with pytest.raises(ValidationError, match="must be 128 and 14"):
+        Preset.model_validate(values)
 
 
 def test_the_paper_s_tables_2_and_4() -> None:

@@ -232,12 +232,24 @@ def test_a_bundle_scores_with_it(tmp_path: Path) -> None:
     assert check_golden(Engine(bundle, "cpu")).passed
     assert engine.measure(pixels).values[1]["local_classifier"] == score.local_classifier
     maps = maps_of(
-        "local", pixels, bundle.manifest, posterior=engine.posterior, classifiers=engine.classifiers, expected=None
+        "local",
+        pixels,
+        bundle.manifest,
+        posterior=lambda: engine.posterior,
+        classifiers=engine.classifiers,
+        expected=None,
     )
     assert maps.shape == (3, 4, 4)
     assert "local_classifier" in make_golden(engine.posterior, bundle.manifest, engine.classifiers)
     with pytest.raises(ValueError, match="no local"):
-        maps_of("local", pixels, bundle.manifest, posterior=engine.posterior, classifiers=Classifiers(), expected=None)
+        maps_of(
+            "local",
+            pixels,
+            bundle.manifest,
+            posterior=lambda: engine.posterior,
+            classifiers=Classifiers(),
+            expected=None,
+        )
 
 
 def test_one_that_is_not_what_the_manifest_says_is_refused(tmp_path: Path) -> None:

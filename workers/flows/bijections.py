@@ -281,12 +281,17 @@ class AffineCoupling(nn.Module):
         h = self.net(x1)
         return h[:, 0::2], *scale_and_log(h[:, 1::2], self.scale)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (z, ladj)."""
+    def by_place(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z, and ln s of every channel and place: their sum is ladj."""
         first = x.shape[1] // 2
         x1, x2 = x[:, :first], x[:, first:]
         shift, scale, log_scale = self._shift_and_scale(x1)
-        return torch.cat([x1, (x2 + shift) * scale], dim=1), total(log_scale)
+        return torch.cat([x1, (x2 + shift) * scale], dim=1), log_scale
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (z, ladj)."""
+        z, log_scale = self.by_place(x)
+        return z, total(log_scale)
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return x."""

@@ -85,7 +85,7 @@ class Engine:
     @cached_property
     def mapper(self) -> Mapper | None:
         """What makes the bundle's relevance maps; None if it makes none."""
-        return Mapper.load(self.bundle, self.posterior, self.classifiers)
+        return Mapper.load(self.bundle, lambda: self.posterior, self.classifiers)
 
     @property
     def compute(self) -> str:

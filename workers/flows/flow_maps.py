@@ -93,14 +93,11 @@ def _step(step: torch.nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return a step's output and the logarithm of its coupling's scale, summed over channels."""
     if not isinstance(step, Step):
         raise TypeError("not a step of flow")
-    x = step.convolution(step.actnorm(x)[0])[0]
-    first = x.shape[1] // 2
-    shift, scale, log_scale = step.coupling._shift_and_scale(x[:, :first])
-    z = torch.cat([x[:, :first], (x[:, first:] + shift) * scale], dim=1)
+    z, log_scale = step.coupling.by_place(step.convolution(step.actnorm(x)[0])[0])
     return z, log_scale.sum(1, dtype=torch.float64)
 
 
-def raw_maps(kind: str, posterior: Posterior, grey: Grey, *, expected: Expected | None = None, batch: int = 8) -> Maps:
+def raw_maps(kind: str, posterior: Posterior, grey: Grey, *, batch: int = 8) -> Maps:
     """Return the raw maps of images, float64, (N, …) on the flows' grid.
 
     Parameters
@@ -111,8 +108,6 @@ def raw_maps(kind: str, posterior: Posterior, grey: Grey, *, expected: Expected 
         The flows.
     grey : numpy.ndarray
         uint8, (N, …) on the flows' grid.
-    expected : Expected, optional
-        For ``difference``.
     batch : int
         Images at once.
 
@@ -121,10 +116,6 @@ def raw_maps(kind: str, posterior: Posterior, grey: Grey, *, expected: Expected 
     ValueError
         If there is no such kind.
     """
-    if kind == "difference":
-        if expected is None:
-            raise ValueError("a difference needs what is expected")
-        return expected.difference(grey)
     name, _, level = kind.partition(".level")
     if name not in ("ratio", "normal", "gradient", "gradient_normal"):
         raise ValueError(f"there is no map of kind {kind}")

@@ -116,7 +116,7 @@ def turned(slices: Tensor, degrees: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedSlices:
     """A linear model of normal slices as the network sees them: their mean and first principal components.
 
     Attributes
@@ -152,7 +152,7 @@ def standardised(stack: Tensor, spec: Local) -> Tensor:
     return x.clamp(-_LIMIT, _LIMIT)
 
 
-def channels(stack: Tensor, spec: Local, expected: Expected | None) -> Tensor:
+def channels(stack: Tensor, spec: Local, expected: ExpectedSlices | None) -> Tensor:
     """Return what the network sees of slices with their neighbours, (N, 2 k + 1, h, w): (N, C, h, w).
 
     The slices; the middle one's local contrast, which tells nothing of brightness and little of the machine; its mirror
@@ -204,7 +204,7 @@ class LocalClassifier:
             if not name.startswith("statistic")
         }
         parts = (self.weights[f"expected.{name}"] for name in ("centre", "basis", "spread")) if spec.components else ()
-        self.expected = Expected(*parts) if spec.components else None
+        self.expected = ExpectedSlices(*parts) if spec.components else None
         self.strides = {name: stride for name, (_, _, _, stride) in convolutions(spec).items()}
 
     @classmethod

@@ -7,8 +7,9 @@ import numpy.typing as npt
 import torch
 
 from workers.flows.glow import Glow, dequantise
+from workers.likeness import correlation
 
-Parts = npt.NDArray[np.float64]
+LevelParts = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Posterior:
     mixture: Glow
 
     @torch.inference_mode()
-    def level_parts(self, grey: npt.NDArray[np.uint8], *, batch: int = 32) -> tuple[Parts, Parts]:
+    def level_parts(self, grey: npt.NDArray[np.uint8], *, batch: int = 32) -> tuple[LevelParts, LevelParts]:
         """Return every level's part of ln p(x|normal) and of ln p(x).
 
         Parameters
@@ -36,7 +37,7 @@ class Posterior:
         """
         device = next(self.normal.parameters()).device
         levels = self.normal.architecture.grey_levels
-        parts: tuple[list[Parts], list[Parts]] = ([], [])
+        parts: tuple[list[LevelParts], list[LevelParts]] = ([], [])
         batch = self.normal.batch(batch)
         for start in range(0, len(grey), batch):
             v = torch.from_numpy(grey[start : start + batch]).to(device)
@@ -61,7 +62,7 @@ def coarse(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 
 
 def quantities(
-    normal: Parts, mixture: Parts, pixels: npt.NDArray[np.uint8], template: npt.NDArray[np.float64]
+    normal: LevelParts, mixture: LevelParts, pixels: npt.NDArray[np.uint8], template: npt.NDArray[np.float64]
 ) -> dict[str, float]:
     """Return what calibration checks of one image, by name.
 
@@ -84,20 +85,14 @@ def quantities(
     found["input.mean"] = float(grey.mean())
     found["input.spread"] = spread
     found["input.detail"] = float(np.mean(steps)) / spread if spread > 0 else 0.0
-    found["input.likeness"] = _correlation(coarse(pixels), template)
+    found["input.likeness"] = correlation(coarse(pixels), template)
     return found
 
 
-def part_quantities(normal: Parts, mixture: Parts) -> dict[str, float]:
+def part_quantities(normal: LevelParts, mixture: LevelParts) -> dict[str, float]:
     """Return those of `quantities` that the flows tell."""
     found: dict[str, float] = {}
     for name, parts in (("normal", normal), ("mixture", mixture), ("ratio", mixture - normal)):
         found[name] = float(parts.sum())
         found.update({f"{name}.level{number}": float(part) for number, part in enumerate(parts, start=1)})
     return found
-
-
-def _correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else 0.0

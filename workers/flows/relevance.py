@@ -13,7 +13,7 @@ The kinds of map, higher where there is more to look at; ``python -m tests.bench
 - ``difference``: the image less what a linear Gaussian model of normals expects: no flow, but a strong baseline.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -38,6 +38,7 @@ from workers.flows.transform import FlowGrid
 
 Maps = npt.NDArray[np.float64]
 Grey = npt.NDArray[np.uint8]
+Flows = Callable[[], Posterior]
 
 #: By what a head's grid is pooled for the local classifier's map, be the flows' grid as coarse as it may.
 LOCAL_POOL = (2, 4, 4)
@@ -104,7 +105,7 @@ def activations(classifier: SetClassifier, pixels: Grey, size: Sequence[int]) ->
     weights = torch.from_numpy(classifier.weight / classifier.scale).to(extract.device)
     found = []
     for image in pixels:
-        outputs = extract.stages(extract._network_input(image))
+        outputs = extract.outputs(image)
         whole = torch.zeros(len(outputs[0]), *size[-2:], dtype=torch.float64, device=extract.device)
         first = 0
         for output in outputs:
@@ -169,8 +170,8 @@ class Mapper:
     ----------
     manifest : Manifest
         What the bundle is.
-    posterior : Posterior
-        Its flows.
+    posterior : callable
+        Returns its flows; called only for methods that need them.
     method : Method
         Of its maps.
     standard : Standard
@@ -183,7 +184,7 @@ class Mapper:
     def __init__(
         self,
         manifest: Manifest,
-        posterior: Posterior,
+        posterior: Flows,
         method: Method,
         standard: Standard,
         *,
@@ -194,7 +195,7 @@ class Mapper:
         self.method, self.standard, self.expected, self.classifiers = method, standard, expected, classifiers
 
     @classmethod
-    def load(cls, bundle: Bundle, posterior: Posterior, classifiers: Classifiers = NONE) -> Self | None:
+    def load(cls, bundle: Bundle, posterior: Flows, classifiers: Classifiers = NONE) -> Self | None:
         """Return the mapper of a bundle; None if the bundle says nothing of maps: there is no standard to show one by.
 
         Raises
@@ -249,7 +250,7 @@ def maps_of(
     pixels: Grey,
     manifest: Manifest,
     *,
-    posterior: Posterior,
+    posterior: Flows,
     classifiers: Classifiers,
     expected: Expected | None,
 ) -> Maps:
@@ -269,4 +270,9 @@ def maps_of(
         if classifiers.local is None:
             raise ValueError("the bundle has no local classifier")
         return classifiers.local.maps(pixels, size)
-    return raw_maps(kind, posterior, FlowGrid.of(manifest)(pixels), expected=expected)
+    grey = FlowGrid.of(manifest)(pixels)
+    if kind == "difference":
+        if expected is None:
+            raise ValueError("a difference needs what is expected")
+        return expected.difference(grey)
+    return raw_maps(kind, posterior(), grey)

@@ -52,12 +52,15 @@ class FeatureExtractor:
     @torch.inference_mode()
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> Features:
         """Return the features of one image, uint8 (H, W) or (D, H, W), as float64, (F,)."""
-        outputs = self.stages(self._network_input(pixels))
-        pooled = [self._statistic(output, name) for output in outputs for name in self.spec.statistics]
+        pooled = [self._statistic(output, name) for output in self.outputs(pixels) for name in self.spec.statistics]
         features = torch.cat(pooled, 1)  # (slabs, F)
         top = features.topk(self.spec.top, dim=0).values.double().mean(0)
         found: Features = top.cpu().numpy()
         return found
+
+    def outputs(self, pixels: npt.NDArray[np.uint8]) -> list[Tensor]:
+        """Return what the blocks make of one image, (slabs, C, h, w) each."""
+        return self.stages(self._network_input(pixels))
 
     def _network_input(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         spec = self.spec

@@ -63,7 +63,15 @@ class FlowGrid:
 
 
 def from_blocks(blocks: npt.NDArray[np.uint8], size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Return the image of ``size``, uint8, that is constant within blocks: golden inputs are kept as these."""
+    """Return the image of ``size``, uint8, that is constant within blocks: golden inputs are kept as these.
+
+    Raises
+    ------
+    ValueError
+        If the image doesn't divide into so many blocks.
+    """
+    if len(size) != blocks.ndim or any(m < 1 or n % m for n, m in zip(size, blocks.shape, strict=True)):
+        raise ValueError(f"{size} does not divide into {blocks.shape} blocks")
     factors = [n // m for n, m in zip(size, blocks.shape, strict=True)]
     found: npt.NDArray[np.uint8] = np.kron(blocks, np.ones(factors, np.uint8))
     return found

@@ -27,8 +27,9 @@ MAX_SIDE = 1024
 #: Slices shown of a head, and how far apart they are at least, mm.
 SLICES = 5
 APART_MM = 9.0
-#: They are chosen by their maps at no more than so many pixels a side: a series may have hundreds of large slices.
-JUDGED_SIDE = 512
+#: They are chosen by their maps at no more than so many pixels a side, about as fine as maps are: a series may have
+#: hundreds of large slices.
+JUDGED_SIDE = 64
 #: A slice stands for its most conspicuous parts: the mean of this share of its map.
 CONSPICUOUS_SHARE = 0.05
 #: Head CTs are shown in the usual brain window, HU.
@@ -92,11 +93,11 @@ def _head(sources: Sequence[Source], deviations: Deviations, grid: Preprocessing
     to_patient = step * factor
     origin = start + step @ ((factor - 1) / 2)
     to_map = np.linalg.inv(to_patient)
-    judged = [
-        _onto(frame, deviations, to_map, origin, every=-(-max(frame.shape) // JUDGED_SIDE)) for frame in stack.frames
-    ]
-    strengths = [conspicuousness(one) for one in judged]
-    highest = [float(one.max()) for one in judged]
+    strengths, highest = [], []
+    for slice_ in stack.frames:
+        judged = _onto(slice_, deviations, to_map, origin, every=-(-max(slice_.shape) // JUDGED_SIDE))
+        strengths.append(conspicuousness(judged))
+        highest.append(float(judged.max()))
     if max(highest) > 0:  # the slice with the highest place of all comes first, then those conspicuous as wholes
         strengths[int(np.argmax(highest))] = np.inf
     reader = SliceReader()

@@ -20,13 +20,16 @@ from workers.images.level import shift_hu, shifted
 from workers.images.reconstructions import SHARP, reconstructions, stack_of
 from workers.images.resample import HeadFrame, head_frame, on_grid
 from workers.images.sources import BCT, Prepared, Source
-from workers.images.stacks import Stack
+from workers.images.stacks import MAX_COVERAGE_MM, MAX_SLICES, Stack
 from workers.images.straighten import pose
 from workers.images.volume import Volume, load_volume
 
 MAX_OBLIQUE_DEGREES = 30.0
 FIELD_OF_VIEW_MM = (130.0, 520.0)
 MIN_COVERAGE_MM = 110.0
+#: In so many slices of a study a head is looked for at most, one to three minutes' work; the likeliest series come
+#: first.
+MAX_DECODED = 3000
 PREFERRED_THICKNESS_MM = 5.0
 PREFERRED_KVP = 120.0
 #: Heads are mostly turned a little, and brain is a little darker or brighter; from here on a reader is told.
@@ -39,7 +42,11 @@ TOLD_UNSEEN_MM = 1.5
 _UNPRINTABLE = re.compile(r"[^ -~]")
 KERNEL_LENGTH = 16
 _HEAD = re.compile(r"HEAD|BRAIN|CEREBR|CRAN|SKULL|KOPF|SCHAEDEL|SCHÄDEL|TETE|NEURO", re.IGNORECASE)
-_SOFT = re.compile(r"SOFT|STAND|STD|BRAIN|\b[A-Z]{1,2}[23]\d[A-Z]?\b|\bH4\d[A-Z]?\b|\bFC(2\d|6\d)\b|\bU[ABC]\b")
+#: Makers' names of soft kernels. Siemens: H30s, J40s, Hr44, Qr36, but none for vessels (Bv36, Hv40); Canon FC21, FC64;
+#: Philips UB; GE STANDARD, SOFT.
+_SOFT = re.compile(
+    r"SOFT|STAND|STD|BRAIN|\b[A-Z][A-UW-Z]?[23]\d[A-Z]?\b|\b[HJQ][A-UW-Z]?4\d[A-Z]?\b|\bFC[26]\d\b|\bU[ABC]\b"
+)
 #: What descriptions say of series whose other attributes say nothing of agent or kernel.
 _ENHANCED = re.compile(r"\bCTA\b|ANGIO|\+ ?C\b|\bC ?\+|\bPOST\b(?!\W*FOSSA)|CONTRAST|ENHANC|\bKM\b|PERFUS|VENO")
 _PLAIN = re.compile(r"\bW/?O\b|WITHOUT|\bNON|\bOHNE|\bSANS|\bSIN\b|NATIV|UNENHANC|PLAIN|\bC ?-")
@@ -87,8 +94,9 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
     """Choose the plain axial soft-tissue head series of a study and bring it onto the model's grid.
 
     Stacks are refused by geometry and acquisition first; the others are tried in this order until one passes the
-    image check: soft kernel; thickness nearest 5 mm; tube voltage nearest 120 kV; described as head or brain; most
-    slices; latest; kernel; Series Instance UID.
+    image check, or `MAX_DECODED` slices were decoded: not described as enhanced; soft kernel, then any other, last one
+    that is described as for bone; thickness nearest 5 mm; tube voltage nearest 120 kV; described as head or brain;
+    most slices; latest; kernel; Series Instance UID.
 
     Parameters
     ----------
@@ -114,7 +122,13 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
     tried: list[str] = []
     candidates, others = _candidates(frames)
     refused += others
+    left = MAX_DECODED
     for candidate in candidates:
+        if len(candidate.stack.frames) > left:
+            refused.append(_RefusedError(10, f"more than {MAX_DECODED} slices that may show a head"))
+            tried.append(f"slices that came first not scored: {refused[-1].message}")
+            continue
+        left -= len(candidate.stack.frames)
         try:
             prepared = _prepared(candidate, held[candidate.stack.frames[0].series], grid)
         except NotScoredError as exc:
@@ -172,7 +186,8 @@ def _prepared(candidate: _Candidate, held: int, grid: Preprocessing) -> Prepared
     head = bct_tensor(*_gated(stack, grid), grid)
     count = len(stack.frames)
     notes = [f"{count} slices" if count == held else f"{count} of {held} slices of the series"]
-    notes.append(f"{candidate.thickness_mm:g} mm")
+    if candidate.thickness_mm > 0:
+        notes.append(f"{candidate.thickness_mm:g} mm")
     if kernel := _UNPRINTABLE.sub("", candidate.kernel):
         notes.append(f"kernel {kernel[:KERNEL_LENGTH]}")
     if stack.unseen_mm > TOLD_UNSEEN_MM:
@@ -222,10 +237,10 @@ def _candidate(members: Sequence[Frame]) -> _Candidate:
         raise _RefusedError(4 if len(members) > 1 else 2, exc.message) from exc
     first = stack.frames[0]
     sides = first.shape[0] * first.pixel_mm[0], first.shape[1] * first.pixel_mm[1]
-    if min(sides) < FIELD_OF_VIEW_MM[0] or max(sides) > FIELD_OF_VIEW_MM[1]:
-        raise _RefusedError(7, f"a field of view of {max(sides):.0f} mm does not show a head")
-    if stack.coverage_mm < MIN_COVERAGE_MM:
-        raise _RefusedError(7, f"the slices cover {stack.coverage_mm:.0f} mm only, not the whole brain")
+    for side in sides:
+        if not FIELD_OF_VIEW_MM[0] <= side <= FIELD_OF_VIEW_MM[1]:
+            raise _RefusedError(7, f"a field of view of {side:.0f} mm does not show a head")
+    _check_extent(stack)
     thickness_mm = _usual(f.thickness_mm for f in stack.frames)
     order = (
         _sounds_enhanced(first.series_description),
@@ -239,6 +254,16 @@ def _candidate(members: Sequence[Frame]) -> _Candidate:
         first.series,
     )
     return _Candidate(stack=stack, kernel=kernel, thickness_mm=thickness_mm, order=order)
+
+
+def _check_extent(stack: Stack) -> None:
+    """Refuse what is too short or too long for a head before any of it is decoded."""
+    if stack.coverage_mm < MIN_COVERAGE_MM:
+        raise _RefusedError(7, f"the slices cover {stack.coverage_mm:.0f} mm only, not the whole brain")
+    if stack.coverage_mm > MAX_COVERAGE_MM:
+        raise _RefusedError(7, f"the slices cover {stack.coverage_mm:.0f} mm, more than a head")
+    if len(stack.frames) > MAX_SLICES:
+        raise _RefusedError(7, f"{len(stack.frames)} slices, more than a head has")
 
 
 def _sounds_enhanced(description: str) -> bool:

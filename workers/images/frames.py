@@ -12,13 +12,20 @@ from pydicom import Dataset
 from triage.errors import NotScoredError
 from workers.images.sources import Source
 
-#: What is written for "no agent"; "without and with" is one, and so is a non-ionic agent.
-_NO_CONTRAST = re.compile(
-    r"NONE|NON?|NEIN|N|0( ?ML)?|-+|N/?A|NIL|FALSE|UNKNOWN|PLAIN|NATIVE?|UNENHANCED|NON[- ]?(CONTRAST|ENHANCED)"
-    r"|NOT (GIVEN|USED|ADMINISTERED|APPLICABLE)"
-    r"|(NO|WITHOUT|W/O|OHNE|KEINE?S?|SANS|AUCUNE?|SENZA|NESSUN[AO]?|SIN|NINGUN[AO]?)\b(?!.*\b(WITH|MIT|AVEC|CON)\b).*",
-    re.IGNORECASE,
+#: What is written for "no agent", perhaps for each of several; "without and with" is one, and so is a non-ionic agent.
+_NONE = (
+    r"(NONE( (GIVEN|USED|ADMINISTERED))?|NON?|NEIN|N|N[/.]?A|NIL|NULL|FALSE|UNKNOWN|PLAIN|NATIVE?|UNENHANCED"
+    r"|0+([.,]0*)?( ?(ML|CC))?|NON[- ]?(CON|CONTRAST|ENHANCED)"
+    r"|NOT (GIVEN|USED|ADMINISTERED|APPLICABLE|SPECIFIED|STATED))"
 )
+_WITHOUT = (
+    r"(NO|WITHOUT|W/O|OHNE|KEINE?S?|SANS|AUCUNE?|SENZA|NESSUN[AO]?|SIN|NINGUN[AO]?)\b"
+    r"(?!.*\b(WITH|MIT|AVEC|CON)\b).*"
+)
+_NO_CONTRAST = re.compile(rf"((KM|CM|CONTRAST)\W+)?({_NONE}([/,; ]+{_NONE})*|{_WITHOUT})\W*|\W+", re.IGNORECASE)
+
+#: An instance with more frames is not looked at: no head has so many, but for one through which an agent runs.
+MAX_FRAMES = 4096
 
 Vector = npt.NDArray[np.float64]
 
@@ -76,6 +83,11 @@ class Frame:
     acquisition: str
     when: str
     series_number: int | None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Instance and frame: in this order every file is read once."""
+        return self.source.sop_instance_uid, self.index
 
     @property
     def normal(self) -> Vector:
@@ -138,12 +150,20 @@ class _Attributes:
 def frames_of(source: Source, ds: Dataset) -> tuple[list[Frame], list[NotScoredError]]:
     """Return every slice that an instance's header describes, and for every other one why it is none.
 
-    That is that the header lacks its geometry, its rescale to HU, or the number of slices.
+    That is that the header lacks its geometry or its rescale to HU. Of an instance whose header doesn't describe as
+    many frames as it says that it has, or more than `MAX_FRAMES`, there is no slice, and one reason.
     """
+    # An enhanced instance describes every frame, any other one is a single slice. What NumberOfFrames says alone is
+    # never counted up to: it may say two thousand millions (VR IS).
+    count = len(ds.get("PerFrameFunctionalGroupsSequence") or ()) or 1
     try:
-        count = max(1, int(ds.get("NumberOfFrames", 1) or 1))
+        said = max(1, int(ds.get("NumberOfFrames", 1) or 1))
     except (TypeError, ValueError):
         return [], [NotScoredError("the image's header does not give its number of frames")]
+    if said != count:
+        return [], [NotScoredError("the image's header does not describe as many frames as it says that there are")]
+    if count > MAX_FRAMES:
+        return [], [NotScoredError(f"an image of {count} frames, more than {MAX_FRAMES}")]
     frames, refused = [], []
     for index in range(count):
         try:

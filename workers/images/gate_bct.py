@@ -21,6 +21,7 @@ from workers.images.head_network import HeadNetwork
 from workers.images.pixels import Floats
 from workers.images.resample import TISSUE, HeadFrame, Raster, on_grid
 from workers.images.volume import HU_OFFSET, Volume
+from workers.likeness import correlation
 
 #: Everything from here on is bone (also where the data were clipped at 100 HU).
 BONE_HU = 70.0
@@ -153,11 +154,11 @@ def _apart(slices: Floats, step: int) -> Floats:
 def _check_likeness(volume: Volume, frame: HeadFrame) -> None:
     head = coarse_head(volume, frame)
     mean, network = _learned()
-    likeness = _correlation(head, mean)
+    likeness = correlation(head, mean)
     if likeness < MIN_LIKENESS:
         raise NotScoredError("not a head, or one of unusual shape or size (a small child's)")
     # By quarters only: a patient may well lie with the head turned by 25 degrees.
-    turned = max(_correlation(np.rot90(head, quarters, axes=(1, 2)), mean) for quarters in (1, 2, 3))
+    turned = max(correlation(np.rot90(head, quarters, axes=(1, 2)), mean) for quarters in (1, 2, 3))
     logit = (network.logit(head) + network.logit(head[:, :, ::-1])) / 2
     if turned > likeness and logit < MIN_LOGIT_TURNED:
         raise NotScoredError("the head does not lie as the slices' orientation says")
@@ -183,12 +184,6 @@ def _learned() -> tuple[Floats, HeadNetwork]:
         head: Floats = arrays["head"].astype(np.float32)
         numbers = {name.removeprefix("network."): arrays[name] for name in arrays.files if name != "head"}
     return head, HeadNetwork.of(numbers)
-
-
-def _correlation(head: Floats, other: Floats) -> float:
-    a, b = ((h - h.mean()).ravel() for h in (head, other))
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else 0.0
 
 
 def _inside_skull(volume: Volume, frame: HeadFrame) -> Iterator[_Slice]:

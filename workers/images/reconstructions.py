@@ -8,13 +8,14 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import combinations
 
 import numpy as np
 
 from triage.errors import NotScoredError
 from workers.images.frames import Frame
-from workers.images.stacks import Stack, by_place, group, stacked
+from workers.images.stacks import MAX_SLICES, Stack, by_place, group, stacked
 from workers.images.volume import SliceReader
 
 #: A scan that shows every place more often than so is repeated on purpose (perfusion): nobody looks for doubles in it.
@@ -92,23 +93,28 @@ def _is_stack(frames: Sequence[Frame]) -> bool:
 
 def _without_doubles(frames: Sequence[Frame]) -> Iterator[Frame]:
     """Leave out every slice that repeats, pixel by pixel, another one of the same place and acquisition."""
-    places, reader = by_place(frames), SliceReader()
-    if len(frames) > MOST_REPEATS * len(places):
+    places = by_place(frames)
+    if len(places) > MAX_SLICES or len(frames) > MOST_REPEATS * len(places):
         yield from frames
         return
+    counts = Counter((n, frame.acquisition) for n, place in enumerate(places) for frame in place)
+    contents = _contents(f for n, place in enumerate(places) for f in place if counts[n, f.acquisition] > 1)
     for place in places:
         seen = set()
-        acquisitions = Counter(frame.acquisition for frame in place)
         for frame in place:
-            content = _content(frame, reader) if acquisitions[frame.acquisition] > 1 else None
+            content = contents.get(frame.key)
             if content is None or content not in seen:
                 seen.add(content)
                 yield frame
 
 
-def _content(frame: Frame, reader: SliceReader) -> tuple[str, bytes] | None:
-    """Return what a slice shows; None where it can't be read: then it repeats nothing."""
-    try:
-        return frame.acquisition, hashlib.sha256(reader.hu(frame).tobytes()).digest()
-    except NotScoredError:
-        return None
+def _contents(frames: Iterable[Frame]) -> dict[tuple[str, int], tuple[str, bytes]]:
+    """Return what slices show, by their keys; one that can't be read is not among them: it repeats nothing.
+
+    Only sums are kept; and instances are read one after another, for several may show the same places.
+    """
+    found, reader = {}, SliceReader()
+    for frame in sorted(frames, key=lambda f: f.key):
+        with suppress(NotScoredError):
+            found[frame.key] = frame.acquisition, hashlib.sha256(reader.hu(frame).tobytes()).digest()
+    return found

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,7 +11,9 @@ import numpy as np
 from triage.errors import NotScoredError
 from workers.images.frames import Frame, Vector
 
-MIN_SLICES = 8
+#: With fewer slices nobody sees a head; with more, or over more millimetres, they show a body, and are not decoded.
+MIN_SLICES, MAX_SLICES = 8, 1200
+MAX_COVERAGE_MM = 600.0
 #: Two slices closer than this lie at the same place, mm.
 SAME_PLACE_MM = 0.05
 #: Slices that differ by no more than this in the direction of their axes, and by this share in the size of their
@@ -77,7 +80,7 @@ def group(frames: Iterable[Frame]) -> list[list[Frame]]:
     """
     groups: dict[tuple[object, ...], _Rasters] = defaultdict(_Rasters)
     # By place, not by name: which slice a group begins with decides what else it takes.
-    for frame in sorted(frames, key=lambda f: (f.series, *f.position, f.source.sop_instance_uid, f.index)):
+    for frame in sorted(frames, key=lambda f: (f.series, *f.position, *f.key)):
         groups[(frame.series, frame.stack, frame.shape, "LOCALIZER" in frame.image_type)].add(frame)
     return [members for found in groups.values() for members in found.members]
 
@@ -104,7 +107,7 @@ class _Rasters:
 def by_place(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Return parallel slices from one side to the other, those at the same place together."""
     normal = frames[0].normal
-    ordered = sorted(frames, key=lambda f: (float(f.position @ normal), f.source.sop_instance_uid, f.index))
+    ordered = sorted(frames, key=lambda f: (float(f.position @ normal), *f.key))
     places = [[ordered[0]]]
     for before, frame in pairwise(ordered):
         if float((frame.position - before.position) @ normal) < SAME_PLACE_MM:
@@ -117,8 +120,8 @@ def by_place(frames: Sequence[Frame]) -> list[list[Frame]]:
 def stacked(frames: Sequence[Frame]) -> Stack:
     """Sort the slices of one group and check that they fill a volume.
 
-    Where several slices lie at the same place they are split by AcquisitionNumber, and the fullest
-    (then latest) acquisition is taken.
+    Where several slices lie at the same place, or a repeated acquisition's between the others, they are split by
+    AcquisitionNumber, and the fullest (then latest) acquisition is taken.
 
     Raises
     ------
@@ -127,7 +130,7 @@ def stacked(frames: Sequence[Frame]) -> Stack:
     """
     up = frames[0].normal
     up = up if up[2] >= 0 else -up
-    ordered = sorted(frames, key=lambda f: (float(f.position @ up), f.source.sop_instance_uid, f.index))
+    ordered = sorted(frames, key=lambda f: (float(f.position @ up), *f.key))
     places = np.array([float(f.position @ up) for f in ordered])
     if len(ordered) > 1 and float(np.diff(places).min()) < SAME_PLACE_MM:
         return _one_acquisition(ordered)
@@ -136,9 +139,22 @@ def stacked(frames: Sequence[Frame]) -> Stack:
     if len(ordered) < MIN_SLICES:
         raise NotScoredError(f"only {len(ordered)} slices")
     stack = Stack(frames=tuple(ordered), places_mm=places, up=up)
-    _check_gaps(stack)
-    _check_line(stack)
+    try:
+        _check_gaps(stack)
+        _check_line(stack)
+    except NotScoredError:
+        with suppress(NotScoredError):
+            return _repeated(stack)
+        raise
     return stack
+
+
+def _repeated(stack: Stack) -> Stack:
+    """Return one of several acquisitions whose slices lie between each other's; the others may show no place more."""
+    one = _one_acquisition(stack.frames)
+    if max(one.places_mm[0] - stack.places_mm[0], stack.places_mm[-1] - one.places_mm[-1]) > MAX_SPACING_MM:
+        raise NotScoredError("the acquisitions follow one another")
+    return one
 
 
 def _one_acquisition(frames: Sequence[Frame]) -> Stack:
@@ -158,17 +174,17 @@ def _check_gaps(stack: Stack) -> None:
     """Find missing slices.
 
     Heads are scanned thinner at the base than at the top, so the usual distance is taken among neighbours of equal
-    thickness; where the thickness changes, slices must touch.
+    thickness; where the thickness changes, slices must touch. Where it is unknown the distance is that of most slices.
     """
     gaps = np.diff(stack.places_mm)
     thick = [round(f.thickness_mm, 1) for f in stack.frames]
-    usual: dict[float, float] = {}
+    usual, median = dict[float, float](), float(np.median(gaps))
     for value in set(thick):
         same = [g for g, a, b in zip(gaps, thick, thick[1:], strict=False) if a == b == value]
         if same:
             usual[value] = float(np.median(same))
     for k, (gap, a, b) in enumerate(zip(gaps, thick, thick[1:], strict=False)):
-        expected = usual[a] if a == b else max((a + b) / 2, 0.1)
+        expected = median if min(a, b) <= 0 else usual[a] if a == b else (a + b) / 2
         if gap > MISSING_FACTOR * expected:
             low, high = stack.places_mm[k] - stack.places_mm[0], stack.places_mm[k + 1] - stack.places_mm[0]
             raise NotScoredError(f"slices missing between {low:.0f} and {high:.0f} mm above the lowest slice")

@@ -16,13 +16,12 @@ from workers.images.pixels import Floats, padding_mask
 from workers.images.sources import spacing_of
 from workers.images.stacks import Stack
 
-#: Equation 4 of the paper: pixel = clip(HU + 14, 0, 127).
+#: Equation 4 of the paper: pixel = clip(HU + 14, 0, 127); no bundle may say otherwise (`triage.manifest`).
 HU_OFFSET = 14
 TOP = 127
 #: Slices are averaged down to this, or the model's finer pixels, so that the gate still sees the skull.
 MAX_PIXEL_MM = 1.8
 MAX_SLICE_PIXELS = 2048 * 2048
-MAX_SLICES = 1200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +46,10 @@ class Volume:
     up: Vector
 
     @classmethod
-    def of_hu(
-        cls, hu: npt.NDArray[np.floating], affine: Vector, *, offset: int = HU_OFFSET, grey_levels: int = TOP + 1
-    ) -> Self:
+    def of_hu(cls, hu: npt.NDArray[np.floating], affine: Vector) -> Self:
         """Return a head of which no more is known than its HU, inferior to superior, and where it lies."""
         normal = np.cross(affine[:, 0], affine[:, 1])
-        values = np.clip(hu + offset, 0, grey_levels - 1).astype(np.float32)
+        values = np.clip(hu + HU_OFFSET, 0, TOP).astype(np.float32)
         return cls(values=values, affine=affine, up=normal / np.linalg.norm(normal))
 
     @property
@@ -80,25 +77,25 @@ def load_volume(stack: Stack, grid: Preprocessing) -> Volume:
     Raises
     ------
     NotScoredError
-        If a slice cannot be decoded or the stack is implausibly large.
+        If a slice cannot be decoded or is implausibly large.
     """
     first = stack.frames[0]
-    if first.shape[0] * first.shape[1] > MAX_SLICE_PIXELS or len(stack.frames) > MAX_SLICES:
+    if first.shape[0] * first.shape[1] > MAX_SLICE_PIXELS:
         raise NotScoredError("the series is implausibly large")
     spacing = spacing_of(grid)
     finest = [min(target, MAX_PIXEL_MM) for target in spacing[1:]]
     shrink = [max(1, int(target / pixel + 1e-6)) for target, pixel in zip(finest, first.pixel_mm, strict=True)]
-    slices = []
+    slices: dict[tuple[str, int], Floats] = {}
     reader = SliceReader()
-    for frame in stack.frames:
-        slices.append(_block_mean(np.clip(reader.hu(frame) + HU_OFFSET, 0, TOP), (shrink[0], shrink[1])))
-    values, places = _even(np.stack(slices), stack.places_mm, spacing[0])
+    for frame in sorted(stack.frames, key=lambda f: f.key):
+        slices[frame.key] = _block_mean(np.clip(reader.hu(frame) + HU_OFFSET, 0, TOP), (shrink[0], shrink[1]))
+    values, places = _even(np.stack([slices[f.key] for f in stack.frames]), stack.places_mm, spacing[0])
     affine = _affine(stack, places, (shrink[0], shrink[1]))
     return Volume(values=values, affine=affine, up=stack.up)
 
 
 class SliceReader:
-    """Reads slices in HU; an enhanced instance's file is parsed once for all its frames."""
+    """Reads slices in HU; an enhanced instance's file is parsed once for all its frames that are asked for in a row."""
 
     def __init__(self) -> None:
         self._uid = ""

@@ -23,7 +23,7 @@ from torch.nn import functional
 from triage.manifest import Local
 from workers.flows.local_classifier import (
     STRIDE,
-    Expected,
+    ExpectedSlices,
     LocalClassifier,
     channels,
     convolutions,
@@ -222,7 +222,7 @@ def _trained(
     recipe: LocalRecipe,
     normal: ImageSet,
     mixture: ImageSet,
-    expected: Expected | None,
+    expected: ExpectedSlices | None,
     *,
     seed: int,
     device: torch.device,
@@ -270,7 +270,7 @@ def _schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / _WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _seen(pairs: _Pairs, recipe: LocalRecipe, expected: Expected | None, generator: torch.Generator) -> _Batch:
+def _seen(pairs: _Pairs, recipe: LocalRecipe, expected: ExpectedSlices | None, generator: torch.Generator) -> _Batch:
     """Alter pairs and bring them into the network's channels."""
     both, place = recoloured(torch.cat([pairs.clean, pairs.planted]), recipe, generator), pairs.place
     if expected is not None:  # what it doesn't expect of an image that is a little turned or aside means nothing
@@ -299,7 +299,7 @@ def _loss(network: Network, batch: _Batch, recipe: LocalRecipe, device: torch.de
     return loss
 
 
-def _expected(recipe: LocalRecipe, normal: ImageSet, generator: torch.Generator) -> Expected:
+def _expected(recipe: LocalRecipe, normal: ImageSet, generator: torch.Generator) -> ExpectedSlices:
     """Fit the linear model to images and moved copies of them.
 
     How far normals are from it is judged on those of the second half by the first half's.
@@ -313,14 +313,14 @@ def _expected(recipe: LocalRecipe, normal: ImageSet, generator: torch.Generator)
     first = _components(x[:half], spec.components)
     away = first.surprise(x[half:])[:, 0].std(0)
     whole = _components(x, spec.components)
-    return Expected(whole.centre, whole.basis, away + _LEAST_AWAY * away.median())
+    return ExpectedSlices(whole.centre, whole.basis, away + _LEAST_AWAY * away.median())
 
 
-def _components(x: Tensor, count: int) -> Expected:
+def _components(x: Tensor, count: int) -> ExpectedSlices:
     centre = x.mean(0)[0]
     flat = (x[:, 0] - centre).flatten(1)
     basis = torch.linalg.svd(flat, full_matrices=False)[2][:count]
     short = count - len(basis)  # fewer images than components: the rest explain nothing
     basis = torch.cat([basis, torch.zeros(short, basis.shape[1])]) if short else basis
     # As they will be kept, so that training sees what scoring will see.
-    return Expected(centre, basis.view(count, *centre.shape).half().float(), torch.ones_like(centre))
+    return ExpectedSlices(centre, basis.view(count, *centre.shape).half().float(), torch.ones_like(centre))

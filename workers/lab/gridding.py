@@ -84,7 +84,7 @@ def head_on_grid(
     NotScoredError
         If no head is found, or the check fails.
     """
-    volume = Volume.of_hu(hu, affine, offset=grid.hu_offset, grey_levels=grid.grey_levels)
+    volume = Volume.of_hu(hu, affine)
     frame = head_frame(volume)
     if check:
         check_head(volume, frame)

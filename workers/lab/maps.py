@@ -60,7 +60,8 @@ def make_mapper(
     size, pixels, expected = map_size(manifest, method.kind), normals.pixels, None
     if method.kind == "local" and len(size) == 3:
         # Standardised already, slice by slice, by heads that the networks didn't see: few would be left for places.
-        return Mapper(manifest, posterior, method, Standard(np.zeros(size), np.ones(size)), classifiers=classifiers)
+        standard = Standard(np.zeros(size), np.ones(size))
+        return Mapper(manifest, lambda: posterior, method, standard, classifiers=classifiers)
     if method.kind == "difference":
         # What is expected and how far normals are from it must come from different images.
         half = len(pixels) // 2
@@ -72,9 +73,10 @@ def make_mapper(
         copies = -(-FEW_NORMALS // len(pixels)) - 1
         pixels = np.concatenate([pixels, *(shifted(normals.pixels, SHIFT, rng) for _ in range(copies))])
     maps = smoothed(
-        maps_of(method.kind, pixels, manifest, posterior=posterior, classifiers=classifiers, expected=expected), method
+        maps_of(method.kind, pixels, manifest, posterior=lambda: posterior, classifiers=classifiers, expected=expected),
+        method,
     )
-    return Mapper(manifest, posterior, method, Standard.of(maps), expected=expected, classifiers=classifiers)
+    return Mapper(manifest, lambda: posterior, method, Standard.of(maps), expected=expected, classifiers=classifiers)
 
 
 def write_maps(folder: Path, mapper: Mapper) -> None:
