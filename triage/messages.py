@@ -21,7 +21,8 @@ class Stage(StrEnum):
 
 
 #: A lease in seconds, long enough for a paper-size volume or a study of thousands of images on a slow CPU: work that
-#: outlasts its lease is begun anew. The dispatcher takes a dead worker's job back much earlier.
+#: outlasts its lease is begun anew. The dispatcher takes a dead worker's job back much earlier; only one whose worker
+#: lives and hangs waits as long.
 LEASE_S = 1800.0
 
 

@@ -25,7 +25,7 @@ def run(*arguments: str, cwd: Path, timeout: float = 120, **environment: str) ->
 
 @contextmanager
 def started(*command: str, cwd: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a command beside the test, all that it says in `log`; it is killed if it runs in the end."""
+    """Run a command beside the test, all that it says in `log`; it is ended, and what it started, if it still runs."""
     with (
         log.open("w") as stream,
         subprocess.Popen(command, cwd=cwd, stdout=stream, stderr=stream, text=True) as process,
@@ -33,4 +33,8 @@ def started(*command: str, cwd: Path, log: Path) -> Iterator[subprocess.Popen[st
         try:
             yield process
         finally:
-            process.kill()
+            process.terminate()  # torchrun's own processes would outlive a launcher that is killed
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()

@@ -62,9 +62,9 @@ def mark_made(checkpoints: Path, digest: str) -> None:
 
 def clear(checkpoints: Path) -> None:
     """Remove all that a complete training kept, which bundle was made from it last: should that be interrupted."""
-    with suppress(OSError):
-        for path in sorted(checkpoints.iterdir(), key=lambda one: one.name == MADE):
-            if path.name != LOCK:
+    for path in sorted(checkpoints.glob("*"), key=lambda one: one.name == MADE):
+        if path.name != LOCK:
+            with suppress(OSError):
                 path.unlink()
 
 

@@ -62,7 +62,7 @@ class Group:
 
 def will_lead() -> bool:
     """Whether this process will be its group's rank 0, which is known before it joins: ``torchrun`` says so."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def current() -> Group:

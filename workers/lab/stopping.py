@@ -28,7 +28,9 @@ def stoppable(out: Path, *, tells: bool) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # Until the process has ended: torchrun passes on what a batch system has told all processes already.
+        before = signal.SIG_IGN
+        signal.signal(signal.SIGTERM, before)
         if tells:
             typer.echo(f"interrupted; {_what_is_kept(out)}", err=True)
         raise
@@ -37,7 +39,6 @@ def stoppable(out: Path, *, tells: bool) -> Iterator[None]:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    # torchrun passes on what a batch system has told all processes already.
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
