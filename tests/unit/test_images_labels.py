@@ -2,7 +2,6 @@
 
 import pytest
 from pydicom import Dataset
-from pydicom.dataset import Dataset as Item
 from pydicom.sequence import Sequence as Items
 
 from triage.errors import NotScoredError
@@ -77,7 +76,7 @@ OTHERS = [
 def test_another_part_is_refused_unless_something_says_chest(part: str) -> None:
     with pytest.raises(NotScoredError, match="not a chest"):
         check_body_part(a_header(BodyPartExamined=part, StudyDescription="2 views"))
-    region = Item()
+    region = Dataset()
     region.CodeMeaning = part
     ds = Dataset()
     ds.AnatomicRegionSequence = Items([region])
