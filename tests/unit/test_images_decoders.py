@@ -178,8 +178,21 @@ def test_too_little_memory_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPa
     def exhausted(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(decoders, "pixel_array", exhausted)
+    monkeypatch.setattr(DecodeRunner, "get_data", exhausted)
     with pytest.raises(MemoryError):
+        decode_frame(dcmread(SAMPLES / f"{ExplicitVRLittleEndian}.dcm"))
+
+
+def test_a_plug_in_that_lacks_memory_cannot_be_told_from_a_damaged_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit, as documented: should pydicom let the MemoryError through one day, let us know."""
+
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    plug_ins = get_decoder(JPEGLSLossless)._available
+    for name in plug_ins:
+        monkeypatch.setitem(plug_ins, name, exhausted)
+    with pytest.raises(NotScoredError, match="cannot be decoded"):
         decode_frame(dcmread(SAMPLES / f"{JPEGLSLossless}.dcm"))
 
 

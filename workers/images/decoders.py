@@ -95,7 +95,8 @@ def decode_frame(ds: Dataset, index: int = 0) -> npt.NDArray[np.generic]:
     NotScoredError
         If the header contradicts itself or the bytes, or no decoder can read them.
     MemoryError
-        If there is not enough memory, here and now.
+        If there is not enough memory, here and now. Of a compressed frame that may go unsaid: pydicom swallows what
+        its plug-ins raise, and GDCM ends the process.
     """
     _check_header(ds)
     syntax = ds.file_meta.TransferSyntaxUID
@@ -139,12 +140,12 @@ def _coded(ds: Dataset, index: int) -> tuple[int, int, int]:
     References
     ----------
     ITU-T T.81, B.2.2 (frame header; JPEG-LS, T.87 C.2.2, has the same), T.800 A.5.1 (SIZ).
-    """
 
     Raises
     ------
     NotScoredError
         If a frame header doesn't come within `MAX_SEGMENTS`.
+    """
     code = _encoded_frame(ds, index)
     if code.startswith(b"\xff\x4f\xff\x51"):
         right, bottom, left, top = struct.unpack_from(">4I", code, 8)

@@ -45,7 +45,8 @@ def prepare(sources: Sequence[Source], grids: Grids, *, captures: bool = False) 
     NotScoredError
         If nothing in the study can be scored; the message is one sentence for a radiographer, without identifiers.
     OSError, MemoryError
-        If the machine can't do it now: that is never a reason to leave out an image, or a slice.
+        If the machine can't do it now: that is never a reason to leave out an image, or a slice, as far as decoders
+        tell it (see `workers.images.decoders.decode_frame`).
     """
     headers: list[tuple[Source, Dataset]] = []
     refused: list[tuple[str, str]] = []  # why, and how that is told beside what was scored
