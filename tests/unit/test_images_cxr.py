@@ -316,6 +316,22 @@ def test_padding_around_a_circle_is_no_image_either(store: Store, chest: Dataset
     assert same_but_for(tensor(store, padded), tensor(store, dark)) < 1.0
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_what_is_as_bright_as_the_padding_inside_the_chest_is_kept(
+    store: Store, chest: Dataset, photometric: str
+) -> None:
+    top = 2**chest.BitsStored - 1
+    values = np.clip(stored(chest), 1, top - 1)
+    height, width = values.shape
+    values[height // 4 : height // 3, width * 2 // 3 : width * 3 // 4] = top
+    inverse = photometric == "MONOCHROME1"
+    set_pixels(chest, top - values if inverse else values)
+    chest.PhotometricInterpretation = photometric
+    untagged = tensor(store, chest)
+    chest.add_new("PixelPaddingValue", "US", 0 if inverse else top)
+    assert np.array_equal(tensor(store, chest), untagged)
+
+
 def test_sixteen_bits_and_eight_bits_are_the_same_picture(store: Store, chest: Dataset) -> None:
     eight = copy(chest, BitsAllocated=8, BitsStored=8, HighBit=7, WindowCenter=128, WindowWidth=256)
     set_pixels(eight, (stored(chest) >> (chest.BitsStored - 8)).astype(np.uint8))

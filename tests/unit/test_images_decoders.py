@@ -1,13 +1,17 @@
 """Every transfer syntax that the node accepts, decoded from files that other people's encoders wrote."""
 
+import time
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from pydicom import dcmread
-from pydicom.uid import UID, JPEGLSLossless, RLELossless
+from pydicom import Dataset, dcmread
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import DecodeRunner
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from tests.support.images import GRIDS
 from triage.errors import NotScoredError
@@ -151,12 +155,44 @@ def test_a_code_stream_of_another_size_is_refused(uid: UID, size: tuple[int, int
         decode_frame(ds)
 
 
+def encapsulated(ds: Dataset, code: bytes) -> Dataset:
+    ds.PixelData = encapsulate([code])
+    return ds
+
+
+def test_bytes_that_fill_and_segments_without_end_take_no_time() -> None:
+    """20 MB of them took 14 s; a header beyond them would have let a decoder believe a wrong size."""
+    ds = dcmread(SAMPLES / f"{JPEGLSLossless}.dcm")
+    code, right = get_frame(ds.PixelData, 0, number_of_frames=1), decode_frame(ds)
+    assert np.array_equal(decode_frame(encapsulated(ds, code[:2] + bytes([255]) * 100 + code[2:])), right)
+    comment = b"\xff\xfe\x00\x02"
+    assert np.array_equal(decode_frame(encapsulated(ds, code[:2] + comment * 300 + code[2:])), right)
+    began = time.process_time()
+    for filling, reason in ((bytes([255]) * 20_000_000, "cannot be decoded"), (comment * 5_000_000, "no frame header")):
+        with pytest.raises(NotScoredError, match=reason):
+            decode_frame(encapsulated(ds, code[:2] + filling))
+    assert time.process_time() - began < 2
+
+
 def test_too_little_memory_is_no_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(decoders, "pixel_array", exhausted)
+    monkeypatch.setattr(DecodeRunner, "get_data", exhausted)
     with pytest.raises(MemoryError):
+        decode_frame(dcmread(SAMPLES / f"{ExplicitVRLittleEndian}.dcm"))
+
+
+def test_a_plug_in_that_lacks_memory_cannot_be_told_from_a_damaged_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit, as documented: should pydicom let the MemoryError through one day, let us know."""
+
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    plug_ins = get_decoder(JPEGLSLossless)._available
+    for name in plug_ins:
+        monkeypatch.setitem(plug_ins, name, exhausted)
+    with pytest.raises(NotScoredError, match="cannot be decoded"):
         decode_frame(dcmread(SAMPLES / f"{JPEGLSLossless}.dcm"))
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 from pydicom import Dataset
-from pydicom.dataset import Dataset as Item
 from pydicom.sequence import Sequence as Items
 
 from triage.errors import NotScoredError
@@ -22,17 +21,37 @@ def a_header(**attributes: object) -> Dataset:
         "Thorax p.a./seitl.", "Thorax p.a. + seitlich", "Thorax in 2 Ebenen, seitl.", "Thorax face et profil",
         "Poumon de face et de profil", "Thorax, deux incidences (profil)", "Torace 2 proiezioni LL",
         "Chest front/lateral", "CHEST 2V LAT", "THORAX POST-ANT AND LAT", "THORAX_POSTERIOR-ANTERIOR_LATERAL",
-        "Tórax PA y perfil, lat", "Chest PA and Lat",
+        "Tórax PA y perfil, lat", "Chest PA and Lat", "Torace antero-posteriore e laterale", "Thorax frontale LL",
     ],
 )  # fmt: skip
 def test_a_series_of_two_views_is_left_to_the_image(description: str) -> None:
     assert view_of(a_header(SeriesDescription=description)) == ""
 
 
-@pytest.mark.parametrize("description", ["Thorax seitl.", "Thorax profil", "Torace LL", "CHEST LAT", "CHEST_LATERAL"])
+@pytest.mark.parametrize(
+    "description",
+    [
+        "Thorax seitl.", "Thorax profil", "Torace LL", "CHEST LAT", "CHEST_LATERAL", "LATERAL POST ANTIBIOTICS",
+        "Chest LAT (FRONT DESK)", "LATERAL FRONTIER CLINIC",
+    ],
+)  # fmt: skip
 def test_a_series_of_the_lateral_view_is_refused(description: str) -> None:
     with pytest.raises(NotScoredError, match="lateral view"):
         view_of(a_header(SeriesDescription=description))
+
+
+@pytest.mark.parametrize(
+    ("description", "reason"),
+    [("DECUBITUS A P", "decubitus"), ("Oblique front", "oblique"), ("Chest PA, RAO", "oblique")],
+)
+def test_a_frontal_word_excuses_a_lateral_view_alone(description: str, reason: str) -> None:
+    with pytest.raises(NotScoredError, match=f"{reason} view"):
+        view_of(a_header(SeriesDescription=description))
+
+
+@pytest.mark.parametrize("description", ["Thorax face, décubitus dorsal", "TÓRAX AP DECÚBITO SUPINO"])
+def test_lying_on_the_back_is_no_decubitus_view(description: str) -> None:
+    assert view_of(a_header(SeriesDescription=description)) == ""
 
 
 @pytest.mark.parametrize("position", ["PA/LAT", "LATERAL PA", "AP_LAT", ["PA", "LAT"]])
@@ -61,6 +80,7 @@ def test_a_frontal_view_has_many_names(position: str, view: str) -> None:
     [
         "", "UNKNOWN", "HEART", "RIB", "TRUNK", "THX", "POUMON", "PECHO", "TÓRAX", "TO\u0301RAX", "THORACIQUE",
         "CLAVICLE", "STERNUM", "WHOLEBODY", "CHESTABDOMEN", "CHEST ABDOMEN", "THORAX_AP", "XYZ",
+        "DOMAIN", "MANOMETRY",
     ],
 )  # fmt: skip
 def test_a_part_that_is_no_known_other_one_is_left_to_the_image(part: str) -> None:
@@ -70,6 +90,9 @@ def test_a_part_that_is_no_known_other_one_is_left_to_the_image(part: str) -> No
 OTHERS = [
     "HAND", "LEFT_HAND", "KNEE", "ABDOMEN", "CSPINE", "TSPINE", "LSPINE", "SPINE THORACIC", "LUMBAR VERTEBRA", "SKULL",
     "PELVIS", "HIP", "FOOT", "ANKLE", "SHOULDER", "ELBOW", "WRIST", "FEMUR", "TOE", "JAW", "NECK", "HEAD", "EXTREMITY",
+    "BECKEN", "KNIE", "SCHULTER", "SCHAEDEL", "Schädel", "HUEFTE", "HÜFTE", "HWS", "BWS", "LWS", "UNTERSCHENKEL",
+    "OBERSCHENKEL", "HANDGELENK", "GENOU", "MAIN", "ÉPAULE", "BASSIN", "RODILLA", "MANO", "PIERNA", "HOMBRO", "COLUMNA",
+    "GINOCCHIO", "BACINO", "SPALLA", "UPPERARM", "UPPER ARM", "UPPERLEG", "LOWERLEG", "LIVER", "ESOPHAGUS", "UPPER GI",
 ]  # fmt: skip
 
 
@@ -77,7 +100,7 @@ OTHERS = [
 def test_another_part_is_refused_unless_something_says_chest(part: str) -> None:
     with pytest.raises(NotScoredError, match="not a chest"):
         check_body_part(a_header(BodyPartExamined=part, StudyDescription="2 views"))
-    region = Item()
+    region = Dataset()
     region.CodeMeaning = part
     ds = Dataset()
     ds.AnatomicRegionSequence = Items([region])

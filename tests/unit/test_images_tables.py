@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from pydicom import Dataset
-from pydicom.dataset import Dataset as Item
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 
@@ -15,7 +14,7 @@ pytest_plugins = ["tests.support.images"]
 
 def lut(first: int, bits: int, data: list[int] | bytes, *, count: int | None = None, descriptor: str = "") -> Items:
     """Return a LUT sequence."""
-    item = Item()
+    item = Dataset()
     count = (len(data) if count is None else count) % 65536
     item.add_new("LUTDescriptor", descriptor or ("SS" if first < 0 else "US"), [count, first, bits])
     item.add_new("LUTData", "OW" if isinstance(data, bytes) else "US", data)
@@ -96,7 +95,7 @@ BROKEN = {
     "short and packed": lambda: lut(0, 8, bytes(1000), count=1024),
     "of half words": lambda: lut(0, 16, bytes(1024), count=1024),
     "of 32 bits": lambda: lut(0, 32, list(range(0, 65536, 64))),
-    "without an item's content": lambda: Items([Item()]),
+    "without an item's content": lambda: Items([Dataset()]),
 }
 
 

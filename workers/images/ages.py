@@ -2,6 +2,8 @@
 
 import re
 
+from pydicom import Dataset
+
 
 def years(age: str) -> float | None:
     """Return an age in years from a number or a DICOM age string ("045Y", "018M": PS3.5 section 6.2); else None."""
@@ -16,3 +18,14 @@ def years_between(born: str, seen: str) -> int | None:
     if not (re.fullmatch(r"\d{8}", born) and re.fullmatch(r"\d{8}", seen) and born <= seen):
         return None
     return int(seen[:4]) - int(born[:4]) - (seen[4:] < born[4:])
+
+
+def age_of(ds: Dataset, *, bare: bool) -> float | None:
+    """Return a patient's age in years by Patient's Age (0010,1010), else by the dates; None if they don't say.
+
+    ``bare``: whether a number without a unit counts as years, as public collections write it.
+    """
+    stated = str(ds.get("PatientAge", "") or "").strip()
+    if stated and (bare or not stated[-1].isdecimal()) and (age := years(stated)) is not None:
+        return age
+    return years_between(str(ds.get("PatientBirthDate", "") or ""), str(ds.get("StudyDate", "") or ""))

@@ -13,6 +13,7 @@ from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
 )
+from scipy import ndimage
 
 from triage.errors import NotScoredError
 from triage.manifest import Preprocessing
@@ -120,7 +121,7 @@ def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None)
     size : tuple of int
         (H, W).
     padding : numpy.ndarray, optional
-        bool, the same shape as ``grey``: no image; what of it no box leaves out counts as air.
+        bool, the same shape as ``grey``: no image; what of it no box leaves out counts as air if it reaches an edge.
 
     Returns
     -------
@@ -145,10 +146,15 @@ def cxr_tensor(grey: Floats, size: tuple[int, ...], padding: Mask | None = None)
 
 
 def _without(content: Floats, padding: Mask) -> Floats:
-    """Return a picture whose padding (corners around a circle) is as dark as its darkest grey, whatever it displays."""
+    """Return a picture whose padding (corners around a circle) is as dark as its darkest grey, whatever it displays.
+
+    Only what reaches an edge: a saturated pixel, such as a pacemaker's, may have the padding's value, too.
+    """
     if padding.all():
         raise NotScoredError("the image is empty")
-    filled: Floats = np.where(padding, content[~padding].min(), content)
+    pieces, _ = ndimage.label(np.pad(padding, 1, constant_values=True))
+    outside = pieces[1:-1, 1:-1] == pieces[0, 0]
+    filled: Floats = np.where(outside, content[~outside].min(), content)
     return filled
 
 

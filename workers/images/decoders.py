@@ -1,5 +1,6 @@
 """Encoded pixel data -> stored values, one frame at a time, for every transfer syntax that the node accepts."""
 
+import re
 import struct
 from collections.abc import Callable
 from functools import partial
@@ -60,6 +61,11 @@ DECODED: dict[UID, tuple[str, int]] = {
 #: with pixels of 0.1 mm has 18 million, a film digitised at 0.05 mm 60 million; a megabyte of JPEG-LS holds as many.
 MAX_FRAME_SAMPLES = 8192 * 8192
 
+#: A marker of a JPEG or JPEG-LS and its segment's length. Fill bytes may precede it (ITU-T T.81, B.1.1.2).
+_SEGMENT = re.compile(rb"\xff+([^\xff])(..)", re.DOTALL)
+#: A colour profile may take 255 segments before the frame header; of many more none is read.
+MAX_SEGMENTS = 1000
+
 
 class DecoderCheck(NamedTuple):
     """What the self-test found about one transfer syntax."""
@@ -89,7 +95,8 @@ def decode_frame(ds: Dataset, index: int = 0) -> npt.NDArray[np.generic]:
     NotScoredError
         If the header contradicts itself or the bytes, or no decoder can read them.
     MemoryError
-        If there is not enough memory, here and now.
+        If there is not enough memory, here and now. Of a compressed frame that may go unsaid: pydicom swallows what
+        its plug-ins raise, and GDCM ends the process.
     """
     _check_header(ds)
     syntax = ds.file_meta.TransferSyntaxUID
@@ -133,20 +140,27 @@ def _coded(ds: Dataset, index: int) -> tuple[int, int, int]:
     References
     ----------
     ITU-T T.81, B.2.2 (frame header; JPEG-LS, T.87 C.2.2, has the same), T.800 A.5.1 (SIZ).
+
+    Raises
+    ------
+    NotScoredError
+        If a frame header doesn't come within `MAX_SEGMENTS`.
     """
     code = _encoded_frame(ds, index)
     if code.startswith(b"\xff\x4f\xff\x51"):
         right, bottom, left, top = struct.unpack_from(">4I", code, 8)
         return 0, bottom - top, right - left
     at = 2
-    while at + 9 <= len(code) and code[at] == 0xFF:
-        marker = code[at + 1]
+    for _ in range(MAX_SEGMENTS):
+        segment = _SEGMENT.match(code, at)
+        if not segment:
+            return 0, 0, 0
+        marker, length = segment[1][0], int.from_bytes(segment[2], "big")
         # SOF0 to SOF15 except DHT (C4), JPG (C8) and DAC (CC); SOF55 of JPEG-LS
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            return struct.unpack_from(">BHH", code, at + 4)
-        # Any marker may be preceded by fill bytes (B.1.1.2).
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(code[at + 2 : at + 4], "big")
-    return 0, 0, 0
+            return struct.unpack_from(">BHH", code, segment.end())
+        at = segment.start(2) + length
+    raise NotScoredError("the image's pixel data have no frame header where one belongs")
 
 
 def _encoded_frame(ds: Dataset, index: int) -> bytes:

@@ -15,22 +15,27 @@ from triage.errors import NotScoredError
 _CHEST = re.compile(r"CHEST|THORA[XK]|TORAX|TORACE|BRUSTKORB|LUNG|PULMO|POUMON|PECHO|CXR", re.IGNORECASE)
 #: A chest's word and a spine's.
 _THORACIC = re.compile(r"^(?!.*(SPIN|VERTEB|WIRBEL|COLUMN)).*THORACIC", re.IGNORECASE | re.DOTALL)
-#: Parts that are no chest, of PS3.16 table L-1: those that a radiograph is taken of. Not what lies in a chest (heart,
-#: ribs, sternum, clavicle) and not what may have one in it (trunk, whole body).
+#: Parts that are no chest, of PS3.16 table L-1 and as other languages have them: those that a radiograph is taken of.
+#: Not what lies in a chest (heart, ribs, sternum, clavicle; of the esophagus a swallow is taken) and not what may have
+#: one in it (trunk, whole body).
 _OTHER_PART = re.compile(
-    r"SPIN[AE]|VERTEB|WIRBEL|SACR(UM|AL|O)|COCCY|LUMBAR|CERVICAL"
+    r"SPIN[AE]|VERTEB|WIRBEL|COLUMNA|SACR(UM|AL|O)|COCCY|LUMBAR|CERVICAL"
     r"|\b(ABDOM|PELVI|HIPS?\b|ILIUM|ACETABUL|SI ?JOINT|COLON\b|RECTUM|STOMACH|KIDNEY|BLADDER|URE(TER|THRA)|UTERUS|KUB\b"
     r"|HEAD|SKULL|BRAIN|FACE\b|FACIAL|NASAL|NOSE|ORBIT|EYES?\b|EARS?\b|SINUS|JAW|MAXILLA|MANDIB|TEETH|TOOTH|DENTAL|TMJ"
-    r"|SELLA|ZYGOMA|NECK|BREAST|SHOULDER|EXTREMIT|UPPER LIMB|LOWER LIMB|ARMS?\b|HUMERUS|ELBOW|FOREARM|RADIUS|ULNA"
-    r"|WRIST|CARP|SCAPHOID|HANDS?\b|FINGER|THUMB|METACARP|LEGS?\b|FEMUR|THIGH|KNEE|PATELLA|TIBIA|FIBULA|CALF|ANKLE"
-    r"|TARS|CALCAN|HEEL|FOOT|FEET|METATARS|TOES?\b)",
+    r"|SELLA|ZYGOMA|NECK|BREAST|SHOULDER|EXTREMIT|(UPPER|LOWER) ?(ARM|LEG|LIMB)|ARMS?\b|HUMERUS|ELBOW|FOREARM|RADIUS"
+    r"|ULNA|WRIST|CARP|SCAPHOID|HANDS?\b|FINGER|THUMB|METACARP|LEGS?\b|FEMUR|THIGH|KNEE|PATELLA|TIBIA|FIBULA|CALF"
+    r"|ANKLE|TARS|CALCAN|HEEL|FOOT|FEET|METATARS|TOES?\b|LIVER\b|O?ESOPHAG|UPPER ?GI\b"
+    r"|BECKEN|KNIE|SCHULTER|SCHAE?DEL|HUE?FTE|[HBL]WS\b|(UNTER|OBER)SCHENKEL|HANDGELENK"
+    r"|GENOU|MAINS?\b|EPAULE|BASSIN|RODILLA|MANOS?\b|PIERNA|HOMBRO|GINOCCHIO|BACINO|SPALLA)",
     re.IGNORECASE,
 )
 _LATERAL = re.compile(r"\b[LR]?LAT(ERA\w*)?\b|\bLL\b|\bRL\b|\bSEITL|PROFIL", re.IGNORECASE)
 _OBLIQUE = re.compile(r"\bOBL|\b(RAO|LAO|RPO|LPO|RLO|LLO)\b", re.IGNORECASE)
-_DECUBITUS = re.compile(r"DECUB|\b(RLD|LLD)\b", re.IGNORECASE)
+#: "Décubitus dorsal" and "decúbito supino" are no more than supine.
+_DECUBITUS = re.compile(r"DECUB(?!\w* (DORSAL|SUPIN))|\b(RLD|LLD)\b", re.IGNORECASE)
 _FRONTAL = re.compile(
-    r"\b(P[-. ]?A|A[-. ]?P|D[-. ]?[PV])\b|POST(ER(O|IOR))?[-. ]{0,2}ANT|ANT(ER(O|IOR))?[-. ]{0,2}POST|\bFRONT|\bFACE\b",
+    r"\b(P[-. ]?A|A[-. ]?P|D[-. ]?[PV])\b|POST(ER(O|IOR))?[-. ]{0,2}ANT(ER\w*)?\b"
+    r"|ANT(ER(O|IOR))?[-. ]{0,2}POST(ER\w*)?\b|\bFRONT(AL\w*)?\b(?! DESK)|\bFACE\b",
     re.IGNORECASE,
 )
 #: "2 views", "2V", "2 Ebenen", "deux incidences", "2 proiezioni", …
@@ -63,7 +68,7 @@ def view_of(ds: Dataset) -> str:
     Raises
     ------
     NotScoredError
-        If the header names one of these; a lateral view only where it names no frontal one beside it.
+        If the header names one of these; a lateral view only where it names no frontal one, nor two views, beside it.
 
     References
     ----------
@@ -73,7 +78,7 @@ def view_of(ds: Dataset) -> str:
     described = "" if ds.get("ViewPosition") else _words(ds, ["SeriesDescription"])
     frontal, lateral = _FRONTAL.search(named), _LATERAL.search(named)
     for pattern, reason in ((_DECUBITUS, "decubitus view"), (_OBLIQUE, "oblique view")):
-        if pattern.search(named) or (pattern.search(described) and not _FRONTAL.search(described)):
+        if pattern.search(named) or pattern.search(described):
             raise NotScoredError(reason)
     # What is called "PA/LAT", or "2 views", is one of two images: which of them, the image itself has to say.
     several = _FRONTAL.search(described) or _SEVERAL.search(described)

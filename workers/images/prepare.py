@@ -1,6 +1,5 @@
 """A study's stored instances -> what the flows see of it, or the reason why there is nothing."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -9,13 +8,12 @@ from pydicom.uid import ComputedRadiographyImageStorage
 
 from triage.errors import NotScoredError
 from triage.sop_classes import RADIOGRAPHS, SECONDARY_CAPTURE, TOMOGRAMS
-from workers.images.ages import years, years_between
+from workers.images.ages import age_of
 from workers.images.bct import prepare_bct
 from workers.images.cxr import prepare_cxr
 from workers.images.sources import BCT, CXR, Grids, Prepared, Source
 
 ADULT_YEARS = 16
-_AGE = re.compile(r"\d{1,3}[DWMY]")
 _CHILD = f"patient younger than {ADULT_YEARS}: the model's card says whose images it knows"
 
 _KINDS = ((BCT, TOMOGRAMS, prepare_bct, "brain CTs"), (CXR, RADIOGRAPHS, prepare_cxr, "chest radiographs"))
@@ -47,7 +45,8 @@ def prepare(sources: Sequence[Source], grids: Grids, *, captures: bool = False) 
     NotScoredError
         If nothing in the study can be scored; the message is one sentence for a radiographer, without identifiers.
     OSError, MemoryError
-        If the machine can't do it now: that is never a reason to leave out an image, or a slice.
+        If the machine can't do it now: that is never a reason to leave out an image, or a slice, as far as decoders
+        tell it (see `workers.images.decoders.decode_frame`).
     """
     headers: list[tuple[Source, Dataset]] = []
     refused: list[tuple[str, str]] = []  # why, and how that is told beside what was scored
@@ -101,12 +100,4 @@ def _folded(ds: Dataset, keyword: str) -> str:
 
 def _age_notes(headers: Iterable[Dataset]) -> list[str]:
     """Return what a reader should know of a child: most models were made of adults."""
-    return [_CHILD] if any((age := _age(ds)) is not None and age < ADULT_YEARS for ds in headers) else []
-
-
-def _age(ds: Dataset) -> float | None:
-    """Return a patient's age in years by PatientAge (VR AS, PS3.5 6.2; some leave out its zeros), else by the dates."""
-    stated = str(ds.get("PatientAge", "") or "").strip().upper()
-    if _AGE.fullmatch(stated):
-        return years(stated)
-    return years_between(str(ds.get("PatientBirthDate", "") or ""), str(ds.get("StudyDate", "") or ""))
+    return [_CHILD] if any((age := age_of(ds, bare=False)) is not None and age < ADULT_YEARS for ds in headers) else []

@@ -9,7 +9,7 @@ from pydicom import Dataset
 
 from triage.errors import ConfigurationError, NotScoredError
 from triage.manifest import Preprocessing
-from workers.images.ages import years, years_between
+from workers.images.ages import age_of
 from workers.images.dicom_file import read_dicom
 from workers.images.sources import Source
 from workers.lab.acquisition import Loaded
@@ -138,19 +138,11 @@ def _study_case(
 
 def _facts(ds: Dataset) -> dict[str, str]:
     device = " ".join(str(ds.get(name, "") or "") for name in ("Manufacturer", "ManufacturerModelName")).strip()
+    age = age_of(ds, bare=True)
     found = {
-        "age": _age(ds),
+        "age": "" if age is None else f"{age:g}",
         "sex": str(ds.get("PatientSex", "") or ""),
         "view": str(ds.get("ViewPosition", "") or ""),
         "device": device,
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _age(ds: Dataset) -> str:
-    """Return the age in years, as text: from Patient's Age, else from the dates."""
-    stated = years(str(ds.get("PatientAge", "") or ""))
-    if stated is not None:
-        return f"{stated:g}"
-    counted = years_between(str(ds.get("PatientBirthDate", "") or ""), str(ds.get("StudyDate", "") or ""))
-    return "" if counted is None else str(counted)
