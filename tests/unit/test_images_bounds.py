@@ -1,5 +1,6 @@
 """However much a study says or holds, no more is done than a head is worth."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,19 @@ def test_an_instance_of_more_frames_than_any_head_has_is_not_looked_at(head: Sli
     multi.PerFrameFunctionalGroupsSequence = [Dataset()] * (MAX_FRAMES + 1)
     frames, refused = frames_of(Source("instance", Path("not read")), multi)
     assert ([exc.message for exc in refused], frames) == ([f"an image of {MAX_FRAMES + 1} frames, more than 4096"], [])
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "agent",
+    ["0," * 40 + "X", "0" * 60_000 + "X", "KM " * 20_000, "NO " * 20_000 + "WITH", "OHNE" + " " * 60_000 + "\nX"],
+)
+def test_an_agent_s_name_is_read_at_once_whatever_it_is(head: Slices, agent: str) -> None:
+    """Tried in every way that it can be cut into "none"s, the first would hold a worker for good."""
+    with pytest.warns(UserWarning, match="length") if len(agent) > 64 else nullcontext():
+        (ds,) = with_(head[:1], ContrastBolusAgent=agent)
+    (frame,), _ = frames_of(Source("slice", Path("not read")), ds)
+    assert frame.contrast is not agent.startswith("OHNE")
 
 
 def times_read(monkeypatch: pytest.MonkeyPatch, sources: list[Source]) -> tuple[int, Prepared]:
