@@ -111,6 +111,7 @@ def test_what_is_longer_than_a_head_is_refused_before_it_is_decoded(
     for n, ds in enumerate(body):
         ds.ImagePositionPatient[2] = 5.0 * n
     assert reason_of(store(body)) == f"the slices cover {5 * len(body)} mm, more than a head"
+    assert reason_of(store([*body, *again(body)])) == "several slices lie at the same position"
     monkeypatch.setattr(bct, "MAX_SLICES", len(head) - 1)
     assert reason_of(store(head)) == f"{len(head)} slices, more than a head has"
 

@@ -28,7 +28,7 @@ MAX_OBLIQUE_DEGREES = 30.0
 FIELD_OF_VIEW_MM = (130.0, 520.0)
 MIN_COVERAGE_MM = 110.0
 #: In so many slices of a study a head is looked for at most, one to three minutes' work; the likeliest series come
-#: first.
+#: first. Slices that are decoded only to tell whether they were sent twice are not counted.
 MAX_DECODED = 3000
 PREFERRED_THICKNESS_MM = 5.0
 PREFERRED_KVP = 120.0
