@@ -127,7 +127,19 @@ def test_of_a_study_no_more_than_so_many_slices_are_decoded(
     monkeypatch.setattr(bct, "MAX_DECODED", 3 * len(head))
     assert set(score_input(sources).sources) == {ds.SOPInstanceUID for ds in head}
     monkeypatch.setattr(bct, "MAX_DECODED", 3 * len(head) - 1)
-    assert reason_of(sources) == f"more than {3 * len(head) - 1} slices that may show a head"
+    not_seen = f"not looked at: more than {3 * len(head) - 1} slices that may show a head"
+    assert reason_of(sources) == f"no tissue in the images; {not_seen}"
     count, found = times_read(monkeypatch, sources[len(head) :])
     assert set(found.sources) == {ds.SOPInstanceUID for ds in head}
     assert count == 2 * len(head)
+
+
+def test_slices_that_came_first_but_were_too_many_are_told_as_not_looked_at(
+    store: Store, head: Slices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer = with_(second_series(by_position(head)[1:]), KVP=140)
+    monkeypatch.setattr(bct, "MAX_DECODED", len(fewer))
+    found = score_input(store([*with_(head, KVP=120), *fewer]))
+    assert set(found.sources) == {ds.SOPInstanceUID for ds in fewer}
+    told = f"slices that came first not looked at: more than {len(fewer)} slices that may show a head"
+    assert [note for note in found.notes if "came first" in note] == [told]

@@ -125,8 +125,8 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
     left = MAX_DECODED
     for candidate in candidates:
         if len(candidate.stack.frames) > left:
-            refused.append(_RefusedError(10, f"more than {MAX_DECODED} slices that may show a head"))
-            tried.append(f"slices that came first not scored: {refused[-1].message}")
+            refused.append(_RefusedError(9, f"not looked at: more than {MAX_DECODED} slices that may show a head"))
+            tried.append(f"slices that came first {refused[-1].message}")
             continue
         left -= len(candidate.stack.frames)
         try:
