@@ -192,11 +192,13 @@ def test_refused_by_the_header(store: Store, head: Slices, name: str) -> None:
             "NONE", "ohne KM", "Non contrast", "W/O CONTRAST", "N/A", "-", "NOT GIVEN", "KEIN KM", "0 ML", "KEINE",
             "NIL", "NONE GIVEN", "NONE USED", "N.A.", "NONE/NONE", "None.", "0 CC", "0.0", "0,0 ml", "NULL",
             "NOT SPECIFIED", "KM: NEIN", "Contrast: none", "NON-CON", "--", "?", ["NONE", "NONE"],
+            "0,0,0", "0, none", "0. ml", "none)", "N/A; N/A", "_", "./.", "\N{EN DASH}",
         )),
         *((name, True) for name in (
             "IOMERON 300", "NON-IONIC IODINE", "WITHOUT AND WITH IOMERON", "NORMOSCAN", "OMNIPAQUE", "NONIONIC",
             "none, then Omnipaque", "NONE/OMNIPAQUE", "NATIVE + IOMERON", "100 CC", "0.5", "10 ml", "KM", "CONTRAST",
             "KM: JA", "GIVEN", "YES", "NEOLUX", ["NONE", "ISOVUE"],
+            "+", "++", "***", "\ufffd", "NONE +", "0,0,5 ml", "KM + NATIV",
         )),
     ],
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """However much a study says or holds, no more is done than a head is worth."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,19 @@ def test_an_instance_of_more_frames_than_any_head_has_is_not_looked_at(head: Sli
     assert ([exc.message for exc in refused], frames) == ([f"an image of {MAX_FRAMES + 1} frames, more than 4096"], [])
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "agent",
+    ["0," * 40 + "X", "0" * 60_000 + "X", "KM " * 20_000, "NO " * 20_000 + "WITH", "OHNE" + " " * 60_000 + "\nX"],
+)
+def test_an_agent_s_name_is_read_at_once_whatever_it_is(head: Slices, agent: str) -> None:
+    """Tried in every way that it can be cut into "none"s, the first would hold a worker for good."""
+    with pytest.warns(UserWarning, match="length") if len(agent) > 64 else nullcontext():
+        (ds,) = with_(head[:1], ContrastBolusAgent=agent)
+    (frame,), _ = frames_of(Source("slice", Path("not read")), ds)
+    assert frame.contrast is not agent.startswith("OHNE")
+
+
 def times_read(monkeypatch: pytest.MonkeyPatch, sources: list[Source]) -> tuple[int, Prepared]:
     """Return how often a file was read with its pixels until a study was prepared, and the study."""
     read: list[str] = []
@@ -97,6 +111,7 @@ def test_what_is_longer_than_a_head_is_refused_before_it_is_decoded(
     for n, ds in enumerate(body):
         ds.ImagePositionPatient[2] = 5.0 * n
     assert reason_of(store(body)) == f"the slices cover {5 * len(body)} mm, more than a head"
+    assert reason_of(store([*body, *again(body)])) == "several slices lie at the same position"
     monkeypatch.setattr(bct, "MAX_SLICES", len(head) - 1)
     assert reason_of(store(head)) == f"{len(head)} slices, more than a head has"
 
@@ -112,7 +127,19 @@ def test_of_a_study_no_more_than_so_many_slices_are_decoded(
     monkeypatch.setattr(bct, "MAX_DECODED", 3 * len(head))
     assert set(score_input(sources).sources) == {ds.SOPInstanceUID for ds in head}
     monkeypatch.setattr(bct, "MAX_DECODED", 3 * len(head) - 1)
-    assert reason_of(sources) == f"more than {3 * len(head) - 1} slices that may show a head"
+    not_seen = f"not looked at: more than {3 * len(head) - 1} slices that may show a head"
+    assert reason_of(sources) == f"no tissue in the images; {not_seen}"
     count, found = times_read(monkeypatch, sources[len(head) :])
     assert set(found.sources) == {ds.SOPInstanceUID for ds in head}
     assert count == 2 * len(head)
+
+
+def test_slices_that_came_first_but_were_too_many_are_told_as_not_looked_at(
+    store: Store, head: Slices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer = with_(second_series(by_position(head)[1:]), KVP=140)
+    monkeypatch.setattr(bct, "MAX_DECODED", len(fewer))
+    found = score_input(store([*with_(head, KVP=120), *fewer]))
+    assert set(found.sources) == {ds.SOPInstanceUID for ds in fewer}
+    told = f"slices that came first not looked at: more than {len(fewer)} slices that may show a head"
+    assert [note for note in found.notes if "came first" in note] == [told]

@@ -183,6 +183,17 @@ def test_of_acquisitions_that_follow_one_another_none_is_taken_for_the_whole(sto
     assert reason_of(store(ordered[:6] + ordered[7:])) == "slices missing between 25 and 35 mm above the lowest slice"
 
 
+@pytest.mark.parametrize("at_top", [True, False])
+def test_an_acquisition_is_not_taken_for_the_whole_where_another_shows_a_place_more(
+    store: Store, head: Slices, at_top: bool
+) -> None:
+    """One slice missing beside the end, and the end alone in another acquisition: the head would lose 10 mm."""
+    ordered = by_position(head)[:: 1 if at_top else -1]
+    with_(ordered, AcquisitionNumber=1)
+    with_(ordered[-1:], AcquisitionNumber=2)
+    assert reason_of(store(ordered[:-2] + ordered[-1:])).startswith("slices missing between")
+
+
 def test_groups_do_not_hang_on_the_order_of_slices(store: Store, head: Slices) -> None:
     """Written planes scatter: which slices are alike must not hang on which of them came first."""
     rng = np.random.default_rng(0)

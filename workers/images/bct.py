@@ -28,7 +28,7 @@ MAX_OBLIQUE_DEGREES = 30.0
 FIELD_OF_VIEW_MM = (130.0, 520.0)
 MIN_COVERAGE_MM = 110.0
 #: In so many slices of a study a head is looked for at most, one to three minutes' work; the likeliest series come
-#: first.
+#: first. Slices that are decoded only to tell whether they were sent twice are not counted.
 MAX_DECODED = 3000
 PREFERRED_THICKNESS_MM = 5.0
 PREFERRED_KVP = 120.0
@@ -125,8 +125,8 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
     left = MAX_DECODED
     for candidate in candidates:
         if len(candidate.stack.frames) > left:
-            refused.append(_RefusedError(10, f"more than {MAX_DECODED} slices that may show a head"))
-            tried.append(f"slices that came first not scored: {refused[-1].message}")
+            refused.append(_RefusedError(9, f"not looked at: more than {MAX_DECODED} slices that may show a head"))
+            tried.append(f"slices that came first {refused[-1].message}")
             continue
         left -= len(candidate.stack.frames)
         try:

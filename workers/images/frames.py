@@ -13,16 +13,22 @@ from triage.errors import NotScoredError
 from workers.images.sources import Source
 
 #: What is written for "no agent", perhaps for each of several; "without and with" is one, and so is a non-ionic agent.
-_NONE = (
-    r"(NONE( (GIVEN|USED|ADMINISTERED))?|NON?|NEIN|N|N[/.]?A|NIL|NULL|FALSE|UNKNOWN|PLAIN|NATIVE?|UNENHANCED"
-    r"|0+([.,]0*)?( ?(ML|CC))?|NON[- ]?(CON|CONTRAST|ENHANCED)"
-    r"|NOT (GIVEN|USED|ADMINISTERED|APPLICABLE|SPECIFIED|STATED))"
+#: What may follow a phrase is taken with it, and of phrases that begin alike the longest stands first: nothing is tried
+#: in more than one way, for a header is a peer's text.
+_CALLED = r"(?:(?:KM|CM|CONTRAST)[^\w+]+)?"
+_NONE = re.compile(
+    rf"\b{_CALLED}(?:NONE(?: (?:GIVEN|USED|ADMINISTERED))?|NON[- ]?(?:CON|CONTRAST|ENHANCED)"
+    r"|NOT (?:GIVEN|USED|ADMINISTERED|APPLICABLE|SPECIFIED|STATED)|0+(?:[.,]0*)?(?: ?(?:ML|CC))?"
+    r"|NON?|NEIN|N[/.]?A|N|NIL|NULL|FALSE|UNKNOWN|PLAIN|NATIVE?|UNENHANCED)\b[^\w+]*",
+    re.IGNORECASE,
 )
-_WITHOUT = (
-    r"(NO|WITHOUT|W/O|OHNE|KEINE?S?|SANS|AUCUNE?|SENZA|NESSUN[AO]?|SIN|NINGUN[AO]?)\b"
-    r"(?!.*\b(WITH|MIT|AVEC|CON)\b).*"
+_WITHOUT = re.compile(
+    rf"{_CALLED}(?:NO|WITHOUT|W/O|OHNE|KEINE?S?|SANS|AUCUNE?|SENZA|NESSUN[AO]?|SIN|NINGUN[AO]?)\b"
+    r"(?!.*\b(?:WITH|MIT|AVEC|CON)\b)",
+    re.IGNORECASE | re.DOTALL,
 )
-_NO_CONTRAST = re.compile(rf"((KM|CM|CONTRAST)\W+)?({_NONE}([/,; ]+{_NONE})*|{_WITHOUT})\W*|\W+", re.IGNORECASE)
+#: What fills an attribute that nobody filled in. A plus is none of it: it is written for "given".
+_BLANK = " -\N{EN DASH}\N{EM DASH}._/?"
 
 #: An instance with more frames is not looked at: no head has so many, but for one through which an agent runs.
 MAX_FRAMES = 4096
@@ -225,7 +231,7 @@ def _orthonormal(orientation: Vector) -> tuple[Vector, Vector]:
 
 def _contrast(ds: Dataset, attributes: _Attributes) -> bool:
     agent = attributes.text("ContrastBolusAgent")
-    if agent and not _NO_CONTRAST.fullmatch(agent):
+    if not _WITHOUT.match(agent) and _NONE.sub("", agent).strip(_BLANK):
         return True
     administered = attributes.text("ContrastBolusAgentAdministered")
     if administered:

@@ -15,7 +15,7 @@ import numpy as np
 
 from triage.errors import NotScoredError
 from workers.images.frames import Frame
-from workers.images.stacks import MAX_SLICES, Stack, by_place, group, stacked
+from workers.images.stacks import MAX_COVERAGE_MM, MAX_SLICES, Stack, by_place, group, stacked
 from workers.images.volume import SliceReader
 
 #: A scan that shows every place more often than so is repeated on purpose (perfusion): nobody looks for doubles in it.
@@ -94,7 +94,8 @@ def _is_stack(frames: Sequence[Frame]) -> bool:
 def _without_doubles(frames: Sequence[Frame]) -> Iterator[Frame]:
     """Leave out every slice that repeats, pixel by pixel, another one of the same place and acquisition."""
     places = by_place(frames)
-    if len(places) > MAX_SLICES or len(frames) > MOST_REPEATS * len(places):
+    span_mm = float((places[-1][0].position - places[0][0].position) @ frames[0].normal)
+    if span_mm > MAX_COVERAGE_MM or len(places) > MAX_SLICES or len(frames) > MOST_REPEATS * len(places):
         yield from frames
         return
     counts = Counter((n, frame.acquisition) for n, place in enumerate(places) for frame in place)

@@ -23,6 +23,8 @@ SAME_DIRECTION, SAME_PIXEL = 0.01, 1e-3
 MAX_SPACING_MM = 10.0
 #: A gap this many times the usual distance means that a slice is missing.
 MISSING_FACTOR = 1.5
+#: By so much of the usual distance an acquisition may reach further than the one that is taken for the whole.
+LESS_THAN_A_SLICE = 0.9
 #: Largest gantry tilt that a scanner makes, degrees.
 MAX_TILT_DEGREES = 30.0
 #: The first pixels of all slices lie on a straight line, to within this, mm.
@@ -150,9 +152,13 @@ def stacked(frames: Sequence[Frame]) -> Stack:
 
 
 def _repeated(stack: Stack) -> Stack:
-    """Return one of several acquisitions whose slices lie between each other's; the others may show no place more."""
+    """Return one of several acquisitions whose slices lie between each other's.
+
+    The others may reach past either of its ends by less than one slice: a table doesn't come back quite to its place.
+    """
     one = _one_acquisition(stack.frames)
-    if max(one.places_mm[0] - stack.places_mm[0], stack.places_mm[-1] - one.places_mm[-1]) > MAX_SPACING_MM:
+    beyond = max(one.places_mm[0] - stack.places_mm[0], stack.places_mm[-1] - one.places_mm[-1])
+    if beyond > LESS_THAN_A_SLICE * np.median(np.diff(one.places_mm)):
         raise NotScoredError("the acquisitions follow one another")
     return one
 
