@@ -32,7 +32,7 @@ def test_a_series_of_two_views_is_left_to_the_image(description: str) -> None:
     "description",
     [
         "Thorax seitl.", "Thorax profil", "Torace LL", "CHEST LAT", "CHEST_LATERAL", "LATERAL POST ANTIBIOTICS",
-        "Chest LAT (FRONT DESK)", "LATERAL FRONTIER CLINIC",
+        "LATERAL FRONTIER CLINIC",
     ],
 )  # fmt: skip
 def test_a_series_of_the_lateral_view_is_refused(description: str) -> None:

@@ -35,7 +35,7 @@ _OBLIQUE = re.compile(r"\bOBL|\b(RAO|LAO|RPO|LPO|RLO|LLO)\b", re.IGNORECASE)
 _DECUBITUS = re.compile(r"DECUB(?!\w* (DORSAL|SUPIN))|\b(RLD|LLD)\b", re.IGNORECASE)
 _FRONTAL = re.compile(
     r"\b(P[-. ]?A|A[-. ]?P|D[-. ]?[PV])\b|POST(ER(O|IOR))?[-. ]{0,2}ANT(ER\w*)?\b"
-    r"|ANT(ER(O|IOR))?[-. ]{0,2}POST(ER\w*)?\b|\bFRONT(AL\w*)?\b(?! DESK)|\bFACE\b",
+    r"|ANT(ER(O|IOR))?[-. ]{0,2}POST(ER\w*)?\b|\bFRONT(AL\w*)?\b|\bFACE\b",
     re.IGNORECASE,
 )
 #: "2 views", "2V", "2 Ebenen", "deux incidences", "2 proiezioni", …
