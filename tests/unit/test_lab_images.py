@@ -15,7 +15,7 @@ from triage.manifest import Preprocessing
 from workers.lab.acquisition import of_found
 from workers.lab.folders import files_below, listed
 from workers.lab.image_set import ImageSet, linked
-from workers.lab.images import load, load_with_raw
+from workers.lab.images import load, load_whole
 from workers.lab.presets import find_preset
 from workers.lab.run import Run, split
 
@@ -283,6 +283,6 @@ def test_the_probe_looks_at_what_is_trained_on_alone(tmp_path: Path, pictures: n
     for number in range(3):
         written(pictures[number], tmp_path / f"p{number}/a.png")
     written(np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8), tmp_path / "noise.png")
-    loaded = load_with_raw([str(tmp_path)], GRID, "CXR")
+    loaded = load_whole([str(tmp_path)], GRID, "CXR", with_raw=True)
     assert len(loaded.images) == 3
     assert [raw.identity for raw in loaded.raw.values()] == list(loaded.raw) == list(loaded.images.keys)

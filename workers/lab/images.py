@@ -61,34 +61,20 @@ def load(sources: Sequence[str], grid: Preprocessing, modality: str) -> ImageSet
     ConfigurationError
         If a source doesn't exist, selects by something that it hasn't, or holds no image.
     """
-    return _load(sources, grid, modality, with_raw=False).images
+    return load_whole(sources, grid, modality, with_raw=False).images
 
 
-def load_with_unnamed(sources: Sequence[str], grid: Preprocessing, modality: str) -> Loaded:
-    """Read every image as `load` does, and tell of which rows nothing says whose they are.
+def load_whole(sources: Sequence[str], grid: Preprocessing, modality: str, *, with_raw: bool) -> Loaded:
+    """Read every image as `load` does, and tell of which rows of npz files nothing says whose they are.
 
-    Raises
-    ------
-    ConfigurationError
-        As `load`.
-    """
-    return _load(sources, grid, modality, with_raw=False)
-
-
-def load_with_raw(sources: Sequence[str], grid: Preprocessing, modality: str) -> Loaded:
-    """Read every image as `load` does, and keep it as it came, for the acquisition probe.
-
-    Rows of npz files stay in memory as they came, many times what they are on the grid: nothing else should ask.
+    ``with_raw`` keeps them as they came, too, for the acquisition probe. Rows of npz files then stay in memory, many
+    times what they are on the grid: nothing else should ask.
 
     Raises
     ------
     ConfigurationError
         As `load`.
     """
-    return _load(sources, grid, modality, with_raw=True)
-
-
-def _load(sources: Sequence[str], grid: Preprocessing, modality: str, *, with_raw: bool) -> Loaded:
     check_names(sources)
     parts = list(_each(sources, grid, modality, with_raw=with_raw))
     if not sum(len(part.images) for part in parts):

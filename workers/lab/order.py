@@ -16,7 +16,7 @@ from workers.lab.acquisition import Loaded, Raw
 from workers.lab.claim import check_place
 from workers.lab.fit import Progress
 from workers.lab.image_set import ImageSet, linked
-from workers.lab.images import check_names, load, load_with_raw
+from workers.lab.images import check_names, load, load_whole
 from workers.lab.options import changed
 from workers.lab.parallel import Group, join, leave
 from workers.lab.presets import Preset, find_preset
@@ -148,9 +148,7 @@ def _sets(normal: Sequence[str], mixture: Sequence[str], recipe: Preset, *, with
         )
 
     def loaded(sources: Sequence[str]) -> Loaded:
-        if with_raw:
-            return load_with_raw(sources, recipe.preprocessing, recipe.modality)
-        return Loaded(load(sources, recipe.preprocessing, recipe.modality), {})
+        return load_whole(sources, recipe.preprocessing, recipe.modality, with_raw=with_raw)
 
     return loaded(normal), loaded(mixture)
 

@@ -20,7 +20,7 @@ from triage.manifest import DataSource
 from workers.flows.measure import Measurer, Numbers
 from workers.lab.evaluation.bootstrap import Bootstrap, auc_interval
 from workers.lab.image_set import ImageSet
-from workers.lab.images import load, load_with_raw
+from workers.lab.images import load, load_whole
 from workers.lab.order import look
 from workers.lab.presets import find_preset
 from workers.lab.progress import show_progress
@@ -134,7 +134,7 @@ def make(recipe: Recipe, data: Path, out: Path, *, resume: bool = False) -> Bund
         return evaluation_section(recipe, measure, calibration, test_normal, test_abnormal)
 
     loaded = [
-        load_with_raw([f"{data / source}" for source in sources], preset.preprocessing, preset.modality)
+        load_whole([f"{data / source}" for source in sources], preset.preprocessing, preset.modality, with_raw=True)
         for sources in (recipe.normal, recipe.mixture)
     ]
     normal, mixture = (one.images.without_patients(frozenset(test.patients)) for one in loaded)

@@ -15,7 +15,7 @@ from workers.images.sources import Source
 from workers.lab.acquisition import Loaded
 from workers.lab.folders import NIFTI, PICTURES, files_below, hashed, printable, read_file, read_study
 from workers.lab.image_set import Pixels
-from workers.lab.images import load_with_unnamed
+from workers.lab.images import load_whole
 
 HEADER = ("PatientID", "StudyInstanceUID", "SOPInstanceUID", "SOPClassUID", "PatientAge", "PatientSex",
           "PatientBirthDate", "StudyDate", "ViewPosition", "Manufacturer", "ManufacturerModelName")  # fmt: skip
@@ -67,7 +67,7 @@ def find_cases(sources: Sequence[str], grid: Preprocessing, modality: str, *, ca
         if path.is_dir():
             cases.extend(folder_cases(path, grid, modality, captures=captures))
         else:
-            cases.extend(_npz_cases(load_with_unnamed([source], grid, modality)))
+            cases.extend(_npz_cases(load_whole([source], grid, modality, with_raw=False)))
     if not cases:
         raise ConfigurationError(
             f"no DICOM, PNG, JPEG or NIfTI file in {', '.join(sources)}", remedy="name the folder that holds the images"
