@@ -1,11 +1,12 @@
 """How many impostors the gates refuse and how many real images pass, on what tuned nothing.
 
-    .venv/bin/python -m tests.bench.impostors [--count 120] [--json]
+    .venv/bin/python -m tests.bench.impostors [--count 120] [--chests FOLDER]... [--no-chests FOLDER]... [--json]
 
 Real: chests and head CTs of the half of the patients on which no gate was made (the head gate's older bounds saw all of
 CT-ICH), those heads (as if slices were 5 mm apart) and of other builds, turned and leaning a little. On their own:
-heads with large lesions drawn into them (`tests.bench.true_heads`), and the studies in DICOM files: some of their
-patients tuned the gates.
+chests and heads with large lesions drawn into them and chests otherwise exposed (`tests.bench.true_chests`,
+`true_heads`), and the studies in DICOM files: some of their patients tuned the gates. With ``--chests`` and
+``--no-chests`` nothing but pictures (PNG, JPEG) in folders is judged: another collection's, that no gate ever saw.
 Impostors are counted in two groups: "known" are of kinds that examples of the gates were of, too, or for which a gate
 got a look of its own, though of other patients; "fresh" are of kinds that made no gate: `tests.bench.false_chests`,
 `tests.bench.false_heads` (`_structured`, `_odd`), other radiographs and slices of public collections. Composites are
@@ -24,10 +25,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pydicom import dcmread
 from scipy import ndimage
 
-from tests.bench import false_chests, false_heads, false_heads_odd, false_heads_structured, true_heads
+from tests.bench import false_chests, false_heads, false_heads_odd, false_heads_structured, true_chests, true_heads
 from tests.support.heads import volume_of
 from tests.support.images import GRIDS
 from tests.support.peers import shared
@@ -54,10 +56,12 @@ OTHER_SLICES = (
     "weird/pydicom__bad_sequence.dcm",
     "weird/pydicom__MAROTECH_CT_JP2Lossy.dcm",
 )
+#: Pictures in folders, and the shortest side of one that is judged as it is.
+PICTURES, LEAST_PIXELS = {".png", ".jpg", ".jpeg"}, 100
 KNOWN_HEADS = false_heads.KNOWN | false_heads_structured.KNOWN
 KINDS = (
-    "real", "drawn ill", "impostor, known", "impostor, fresh", "impostor", "composite, known", "composite, fresh",
-    "composite",
+    "real", "otherwise exposed", "drawn ill", "impostor, known", "impostor, fresh", "impostor", "composite, known",
+    "composite, fresh", "composite",
 )  # fmt: skip
 
 
@@ -78,6 +82,18 @@ def passes_head(hu: Picture, between_mm: float = 5.0) -> bool:
     except NotScoredError:
         return False
     return True
+
+
+def in_folder(folder: Path) -> Iterator[Picture]:
+    """Yield the pictures of a folder and of those in it, scaled from 0 to 1; thumbnails enlarged."""
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES):
+        with Image.open(path) as image:
+            deep = image.mode.startswith("I") or image.mode == "F"
+            grey = image.convert("F") if deep else image.convert("L")
+            large = grey.resize((256, 256)) if min(grey.size) < LEAST_PIXELS else grey
+            stored = np.asarray(large, dtype=np.float32)
+        if np.ptp(stored) > 0:
+            yield (stored - stored.min()) / np.ptp(stored)
 
 
 def altered_chests(chests: npt.NDArray[np.uint8]) -> Iterator[tuple[str, Picture]]:
@@ -154,6 +170,10 @@ def measure(count: int) -> dict[str, dict[str, float]]:
         untouched = rng.permutation(halves(shared("data", f"{name}.npz"))[1])
         rows[f"CXR real: {name}"] = [passes_chest(image.astype(np.float32) / 255) for image in untouched[: 5 * count]]
         chests.append(untouched[: count // 2])
+    some = np.concatenate(chests)
+    for how, found in (("drawn ill", true_chests.ill), ("otherwise exposed", true_chests.exposed)):
+        for family, picture in tracked([*found(some, rng)], f"CXR, {how}"):
+            rows.setdefault(f"CXR {how}: {family}", []).append(passes_chest(picture))
     heads = halves(shared("data", "bct_ctich.npz"))[1]
     volumes = [volume / 255 * 120 - 20.0 for volume in heads]
     rows["BCT real: CT-ICH"] = [passes_head(hu) for hu in volumes]
@@ -163,7 +183,6 @@ def measure(count: int) -> dict[str, dict[str, float]]:
         rows.setdefault(f"BCT drawn ill: {name}", []).append(passes_head(head))
     for modality, sources in studies():
         rows.setdefault(f"{modality} DICOM studies, some of which tuned", []).append(passes_study(sources))
-    some = np.concatenate(chests)
     with tempfile.TemporaryDirectory() as name, tarfile.open(shared("data", "dicom.tar.xz")) as archive:
         archive.extractall(name, filter="data")
         pictures = {
@@ -177,8 +196,8 @@ def measure(count: int) -> dict[str, dict[str, float]]:
             ],
         }
         slices = [*public_slices(Path(name) / "dicom")]
-    for group, found in pictures.items():
-        for family, picture in tracked(found, f"CXR impostors, {group}"):
+    for group, false in pictures.items():
+        for family, picture in tracked(false, f"CXR impostors, {group}"):
             kind = "known" if family in false_chests.KNOWN else group
             rows.setdefault(f"CXR impostor, {kind}: {family}", []).append(not passes_chest(picture))
     for group, makes, false in _false_heads(volumes, slices, count, rng):
@@ -190,6 +209,15 @@ def measure(count: int) -> dict[str, dict[str, float]]:
         if all_of_it:
             rows[f"{kind}, all"] = all_of_it
     return {name: _figures(found) for name, found in rows.items()}
+
+
+def of_folders(chests: Iterable[Path], others: Iterable[Path]) -> dict[str, dict[str, float]]:
+    """Return the counts and shares by folder."""
+    rows = {f"CXR real: {folder}": [passes_chest(picture) for picture in in_folder(folder)] for folder in chests}
+    rows |= {
+        f"CXR impostor: {folder}": [not passes_chest(picture) for picture in in_folder(folder)] for folder in others
+    }
+    return {name: _figures(found) for name, found in rows.items() if found}
 
 
 def _false_heads(
@@ -217,9 +245,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=120, help="untouched chests to alter; five times so many to pass")
+    parser.add_argument("--chests", type=Path, action="append", default=[], metavar="FOLDER")
+    parser.add_argument("--no-chests", type=Path, action="append", default=[], metavar="FOLDER")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    figures = measure(arguments.count)
+    if arguments.chests or arguments.no_chests:
+        figures = of_folders(arguments.chests, arguments.no_chests)
+    else:
+        figures = measure(arguments.count)
     if arguments.json:
         print(json.dumps(figures, indent=2))
         return

@@ -5,7 +5,7 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 
-from tests.bench import false_chests, false_heads, false_heads_odd, false_heads_structured
+from tests.bench import false_chests, false_heads, false_heads_odd, false_heads_structured, true_chests
 from tests.bench.impostors import passes_chest, passes_head
 from tests.bench.true_heads import built, ill
 from tests.support.peers import shared
@@ -21,8 +21,17 @@ def untouched(name: str, count: int) -> np.ndarray:
 
 def test_chests_of_other_patients_pass() -> None:
     for name in ("cxr_adult", "cxr_children"):
-        passed = [passes_chest(image.astype(np.float32) / 255) for image in untouched(name, 40)]
-        assert np.mean(passed) >= 0.95
+        passed = [passes_chest(image.astype(np.float32) / 255) for image in untouched(name, 100)]
+        assert np.mean(passed) >= 0.98
+
+
+def test_ill_chests_and_chests_otherwise_exposed_pass() -> None:
+    """What needs eyes most must not be taken for something else."""
+    rng = np.random.default_rng(0)
+    some = np.concatenate([untouched(name, 6) for name in ("cxr_adult", "cxr_children")])
+    pictures = [*true_chests.ill(some, rng), *true_chests.exposed(some, rng)]
+    refused = [family for family, picture in pictures if not passes_chest(picture)]
+    assert len(refused) <= 0.06 * len(pictures), refused
 
 
 def test_what_is_no_frontal_chest_is_refused() -> None:
@@ -30,7 +39,7 @@ def test_what_is_no_frontal_chest_is_refused() -> None:
     pictures = [*false_chests.drawn(1, rng), *false_chests.cut(untouched("cxr_adult", 4), rng)]
     passed = [family for family, picture in pictures if passes_chest(picture)]
     assert len(pictures) > 60
-    assert len(passed) <= 0.05 * len(pictures), passed
+    assert len(passed) <= 0.02 * len(pictures), passed
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 Bounds were set on 55 head CTs with and without hemorrhage, fractures and craniotomies (CT-ICH) and a tilted GE series,
 with margins; what they refuse was tried on chest, abdomen, neck and spine slices and on drawn phantoms. Slices have to
-resemble their neighbours. At last the head has to resemble a mean head, and a small network (`HeadNetwork`) to take it
+resemble their neighbours. At last the head has to resemble a mean head, and a small network (`SmallNetwork`) to take it
 for one, and for one that lies as its slices say: shells around structure get past everything else. Mean and network
 are of half of CT-ICH's patients; `workers.lab.gates.head` makes them.
 """
@@ -17,9 +17,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from triage.errors import NotScoredError
-from workers.images.head_network import HeadNetwork
 from workers.images.pixels import Floats
 from workers.images.resample import TISSUE, HeadFrame, Raster, on_grid
+from workers.images.small_network import Layers, SmallNetwork
 from workers.images.volume import HU_OFFSET, Volume
 from workers.likeness import correlation
 
@@ -61,6 +61,16 @@ SEAM_SMOOTHING_MM = 3.0
 #: were scanned.
 COARSE = Raster(size=(12, 48, 48), spacing_mm=(10.0, 5.0, 5.0))
 COARSE_SMOOTHING_MM = 3.0
+#: The network: it sees these heads' greys once as they are, once spread over the densities of brain.
+LAYERS: Layers = (
+    (16, (1, 3, 3), (1, 2, 2)),
+    (32, (3, 3, 3), (1, 2, 2)),
+    (48, (3, 3, 3), (2, 2, 2)),
+    (64, (3, 3, 3), (2, 1, 1)),
+    (16, (1, 1, 1), (1, 1, 1)),
+)
+#: Grey value of brain (35 HU), and by how much others differ from it.
+BRAIN, AROUND = 49.0, 15.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +169,7 @@ def _check_likeness(volume: Volume, frame: HeadFrame) -> None:
         raise NotScoredError("not a head, or one of unusual shape or size (a small child's)")
     # By quarters only: a patient may well lie with the head turned by 25 degrees.
     turned = max(correlation(np.rot90(head, quarters, axes=(1, 2)), mean) for quarters in (1, 2, 3))
-    logit = (network.logit(head) + network.logit(head[:, :, ::-1])) / 2
+    logit = (network.logit(channels(head)) + network.logit(channels(head[:, :, ::-1]))) / 2
     if turned > likeness and logit < MIN_LOGIT_TURNED:
         raise NotScoredError("the head does not lie as the slices' orientation says")
     if logit < MIN_LOGIT:
@@ -174,8 +184,13 @@ def coarse_head(volume: Volume, frame: HeadFrame) -> Floats:
     return head
 
 
+def channels(heads: Floats) -> Floats:
+    """Return the two ways in which heads, (…, D, H, W), 0 to 127, are seen: (2, …, D, H, W)."""
+    return np.stack([heads / 64 - 1, np.clip((heads - BRAIN) / AROUND, -2, 2)]).astype(np.float32)
+
+
 @cache
-def _learned() -> tuple[Floats, HeadNetwork]:
+def _learned() -> tuple[Floats, SmallNetwork]:
     """Return the mean head and the network."""
     with (
         (resources.files("workers.images") / "gate_bct.npz").open("rb") as file,
@@ -183,7 +198,7 @@ def _learned() -> tuple[Floats, HeadNetwork]:
     ):
         head: Floats = arrays["head"].astype(np.float32)
         numbers = {name.removeprefix("network."): arrays[name] for name in arrays.files if name != "head"}
-    return head, HeadNetwork.of(numbers)
+    return head, SmallNetwork.of(LAYERS, numbers)
 
 
 def _inside_skull(volume: Volume, frame: HeadFrame) -> Iterator[_Slice]:

@@ -1,55 +1,93 @@
-"""Makes ``gate_cxr.npz``: ``python -m workers.lab.gates.chest CHEST.npz... --heads HEADS.npz``.
+"""Makes ``gate_cxr.npz``: ``python -m workers.lab.gates.chest CHEST.npz... --heads HEADS.npz`` (half an hour).
 
 Half of the patients of every source (`tuning_half`) is used, so that the other half and every real impostor stay a fair
-test (``python -m tests.bench.impostors``). Chests are the positives, some of them turned, zoomed and marked a little as
-exposures are. Negatives are what chests and head CTs can be turned into (upside down, on their side, inverted, cut,
-halved, doubled, projected heads, single slices) and `workers.lab.gates.drawn`. One seed: the same data, the same
-file.
+test (``python -m tests.bench.impostors``). A network learns to tell chests as `workers.lab.gates.chest_examples` shows
+them from what they can be turned into, from head CTs (slices, and projections that look like skulls) and from
+`workers.lab.gates.drawn`. One seed and one thread.
 """
 
 import argparse
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
-from sklearn.linear_model import LogisticRegression
+import structlog
+import torch
 
 from triage.errors import NotScoredError
 from workers.images import gate_cxr
 from workers.images.cxr import cxr_tensor
-from workers.images.gate_cxr import SIDE, ChestGate, Subspace, coarse_greys, edge_directions
+from workers.images.gate_cxr import LAYERS, at_side, seen
+from workers.images.small_network import SmallNetwork
+from workers.lab.gates.chest_examples import SIDE, Picture, Rng, chests, shown, turned
 from workers.lab.gates.drawn import drawn
+from workers.lab.gates.learner import Learner, fit
 
-COMPONENTS = {"edges": 40, "greys": 28}
-HELD_OUT = 0.35
-#: Share of held-out chests that the regression may refuse, and each of the two distances.
-REFUSED, BEYOND = 0.006, 0.002
-CHESTS, TURNED = 900, 160
+log = structlog.get_logger(__name__)
 
-Picture = npt.NDArray[np.float32]
-Features = npt.NDArray[np.float64]
+#: Examples.
+CHESTS, TURNED, DRAWN, HEADS = 18000, 12000, 6000, 1200
+#: Chests and others in a batch, and the greatest learning rate.
+BATCH, RATE, EPOCHS = (48, 48), 3e-3, 12
+
+Examples = npt.NDArray[np.uint8]
 
 
 def main() -> None:
-    """Fit the gate and write it beside its gate."""
+    """Make the examples, train the network, and write it beside its gate."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("chests", nargs="+", type=Path)
     parser.add_argument("--heads", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path(gate_cxr.__file__).with_name("gate_cxr.npz"))
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    chests = [rng.permutation(halves(path)[0])[:CHESTS] for path in arguments.chests]
+    images = np.concatenate([halves(path)[0] for path in arguments.chests])
     heads = halves(arguments.heads)[0]
-    positives = features(picture for x in chests for picture in _as_exposed(x, rng))
-    negatives = features(
-        p for source in ([_turned(x, rng) for x in chests] + [of_heads(heads), drawn(rng)]) for p in source
-    )
-    order = rng.permutation(len(positives))
-    held = order[: int(HELD_OUT * len(order))]
-    fit(np.delete(positives, held, axis=0), negatives, positives[held]).save(arguments.out)
+    wanted = _examples(chests(images, rng), CHESTS)
+    others = [
+        _examples(turned(images, rng), TURNED),
+        _examples(_again(lambda: drawn(rng), rng), DRAWN),
+        _examples(_again(lambda: of_heads(heads), rng), HEADS),
+    ]
+    network = train(wanted, np.concatenate(others))
+    np.savez_compressed(arguments.out, allow_pickle=False, **network.numbers())
+
+
+def _again(pictures: Callable[[], Iterable[npt.NDArray[np.floating]]], rng: Rng) -> Iterator[Picture]:
+    """Yield pictures without end, each shown as chests are."""
+    while True:
+        yield from (shown(np.asarray(picture, dtype=np.float32), rng) for picture in pictures())
+
+
+def _examples(pictures: Iterator[Picture], count: int) -> Examples:
+    """Return so many pictures on the network's raster, uint8 (N, H, W), through what every radiograph goes through."""
+    found: list[Examples] = []
+    while len(found) < count:
+        try:
+            tensor = cxr_tensor(np.ascontiguousarray(next(pictures), dtype=np.float32), (SIDE, SIDE))
+        except NotScoredError:
+            continue
+        found.append(np.round(at_side(tensor)).astype(np.uint8))
+        if len(found) % 2000 == 0:
+            log.info("made", examples=len(found), of=count)
+    return np.stack(found)
+
+
+def train(wanted: Examples, others: Examples) -> SmallNetwork:
+    """Train a network on chests and on what is none, uint8 (N, H, W)."""
+    torch.manual_seed(0)
+    learner = Learner(LAYERS, 1, (1, gate_cxr.SIDE, gate_cxr.SIDE))
+    return fit(learner, wanted, others, _seen, batch=BATCH, rate=RATE, epochs=EPOCHS)
+
+
+def _seen(pictures: Examples, rng: Rng) -> npt.NDArray[np.float32]:
+    """Return some pictures, every second one mirrored, each a little elsewhere."""
+    mirrored = np.where(rng.random((len(pictures), 1, 1)) < 0.5, pictures, pictures[..., ::-1])
+    moved = [np.roll(picture, rng.integers(-2, 3, 2), axis=(0, 1)) for picture in mirrored]
+    return seen(np.stack(moved).astype(np.float32))[:, :, None]
 
 
 def halves(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
@@ -70,102 +108,6 @@ def halves(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
 def tuning_half(key: str) -> bool:
     """Return whether a patient belongs to the half on which the gates were made."""
     return hashlib.sha256(f"gate:{key}".encode()).digest()[0] < 128
-
-
-def fit(chests: Features, others: Features, held_out: Features) -> ChestGate:
-    """Fit the classifier and set its thresholds on chests that it hasn't seen.
-
-    Parameters
-    ----------
-    chests, others, held_out : numpy.ndarray
-        float64, (N, 512 + 256): what `features` returns.
-    """
-    edges, greys = _subspace(chests, held_out, "edges"), _subspace(chests, held_out, "greys")
-
-    def inputs(rows: Features) -> Features:
-        return np.hstack([edges.inputs(_view(rows, "edges")), greys.inputs(_view(rows, "greys"))])
-
-    found = inputs(np.vstack([chests, others]))
-    shift, scale = found.mean(axis=0), found.std(axis=0)
-    labels = np.r_[np.ones(len(chests)), np.zeros(len(others))]
-    model = LogisticRegression(C=0.02, max_iter=2000, class_weight="balanced").fit((found - shift) / scale, labels)
-    weights, bias = model.coef_[0], np.asarray(np.float64(model.intercept_[0]))
-    scores = (inputs(held_out) - shift) / scale @ weights + bias
-    return ChestGate(
-        edges=edges, greys=greys, shift=shift, scale=scale, weights=weights, bias=bias,
-        threshold=np.asarray(np.quantile(scores, REFUSED)),
-    )  # fmt: skip
-
-
-def _view(rows: Features, view: str) -> Features:
-    return rows[:, :512] if view == "edges" else rows[:, 512:]
-
-
-def _subspace(chests: Features, held_out: Features, view: str) -> Subspace:
-    own = _view(chests, view)
-    mean = own.mean(axis=0)
-    _, singular, directions = np.linalg.svd(own - mean, full_matrices=False)
-    count = COMPONENTS[view]
-    found = Subspace(
-        mean=mean, components=directions[:count], deviations=singular[:count] / np.sqrt(len(own)), limit=np.asarray(0.0)
-    )
-    outside = found.inputs(_view(held_out, view))[:, -2]
-    return Subspace(**{**vars(found), "limit": np.asarray(np.quantile(outside, 1 - BEYOND))})
-
-
-def features(pictures: Iterable[Picture]) -> Features:
-    """Return both views of each picture that gives a tensor, float64 (N, 512 + 256)."""
-    found = []
-    for picture in pictures:
-        try:
-            tensor = cxr_tensor(np.ascontiguousarray(picture, dtype=np.float32), (SIDE, SIDE))
-        except NotScoredError:
-            continue
-        found.append(np.concatenate([edge_directions(tensor), coarse_greys(tensor)]))
-    return np.stack(found)
-
-
-def _as_exposed(images: npt.NDArray[np.uint8], rng: np.random.Generator) -> Iterator[Picture]:
-    """Yield the images, and every second one again a little turned, zoomed and shifted, as patients stand."""
-    for row, image in enumerate(images):
-        chest = image.astype(np.float32) / 255
-        yield chest
-        if row % 2:
-            angle, zoom = np.radians(rng.uniform(-7, 7)), rng.uniform(0.9, 1.1)
-            matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
-            middle = np.array(chest.shape) / 2
-            offset = middle - matrix @ (middle + rng.uniform(-5, 5, 2))
-            turned = ndimage.affine_transform(chest, matrix, offset, order=1)
-            if row % 4 == 1:
-                turned[4:14, 4:10] = 1.0
-            yield turned
-
-
-def _turned(images: npt.NDArray[np.uint8], rng: np.random.Generator) -> Iterator[Picture]:
-    rows = rng.permutation(len(images))[:TURNED]
-    for row, other in zip(rows, np.roll(rows, 1), strict=True):
-        chest = np.kron(images[row].astype(np.float32) / 255, np.ones((2, 2), dtype=np.float32))
-        half = len(chest) // 2
-        yield 1 - chest
-        for quarters in (1, 2, 3):
-            yield np.rot90(chest, quarters)
-        yield chest[::-1]
-        yield ndimage.rotate(chest, float(rng.uniform(35, 325)), reshape=False, order=1)
-        yield ndimage.rotate(chest, float(rng.choice([-1, 1]) * rng.uniform(25, 40)), reshape=False, order=1)
-        top, left = rng.integers(0, half, 2)
-        yield chest[top : top + half, left : left + half]
-        side = int(rng.integers(half * 3 // 4, half * 5 // 4))
-        top, left = rng.integers(0, len(chest) - side, 2)
-        yield chest[top : top + side, left : left + side]
-        at = round(2 * half * float(rng.uniform(0.45, 0.6)))
-        yield chest[:at]
-        yield chest[-at:]
-        yield chest[:, :at]
-        yield chest[:, -at:]
-        yield chest[:, :half].repeat(2, axis=1)
-        yield chest[:half].repeat(2, axis=0)
-        yield np.hstack([chest, images[other].repeat(2, axis=0).repeat(2, axis=1).astype(np.float32) / 255])[:, ::2]
-        yield np.roll(chest, int(rng.integers(70, 186)), axis=int(rng.integers(2)))
 
 
 def of_heads(volumes: npt.NDArray[np.uint8]) -> Iterator[Picture]:

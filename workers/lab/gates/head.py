@@ -8,24 +8,22 @@ one thread. What comes of it is measured by ``python -m tests.bench.impostors``.
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from triage.errors import NotScoredError
 from workers.images import gate_bct
-from workers.images.gate_bct import COARSE, coarse_head
-from workers.images.head_network import LAYERS, HeadNetwork, channels
+from workers.images.gate_bct import COARSE, LAYERS, channels, coarse_head
 from workers.images.resample import head_frame
+from workers.images.small_network import SmallNetwork
 from workers.images.volume import TOP, Volume, lying_straight
 from workers.lab.gates.chest import halves
 from workers.lab.gates.head_examples import Hu, as_scanned, lying, no_heads
+from workers.lab.gates.learner import Learner
+from workers.lab.gates.learner import fit as learner_fit
 from workers.lab.gates.lesions import VOXEL_MM as HALF_MM
 
 log = structlog.get_logger(__name__)
@@ -37,7 +35,6 @@ HEADS, OTHERS, EPOCHS = 3000, 8000, 12
 LYING = 1000
 #: Of both in a batch, and the greatest learning rate.
 BATCH, RATE = (16, 24), 3e-3
-DROPPED = 0.3
 
 Coarse = npt.NDArray[np.uint8]
 
@@ -99,66 +96,15 @@ def _coarse(volumes: Iterator[Hu], count: int) -> Coarse:
     return np.stack(found)
 
 
-class Learner(nn.Module):
-    """The network while it learns: normalised by batch after every convolution but the first and the last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers = []
-        inner, size = 2, np.array(COARSE.size)
-        for number, (outer, kernel, stride) in enumerate(LAYERS):
-            d, h, w = (n // 2 for n in kernel)
-            convolution = nn.Conv3d(inner, outer, kernel, stride, padding=(d, h, w))
-            plain = number in {0, len(LAYERS) - 1}
-            layers.append(nn.Sequential(convolution, nn.Identity() if plain else nn.BatchNorm3d(outer), nn.ReLU()))
-            inner, size = outer, -(-size // stride)
-        self.layers = nn.Sequential(*layers)
-        self.places = nn.Linear(inner * int(size.prod()), 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits, (N,), of what `channels` gave, (N, 2, D, H, W)."""
-        found = functional.dropout(self.layers(x).flatten(1), DROPPED, self.training)
-        logits: Tensor = self.places(found)[:, 0]
-        return logits
-
-    @torch.no_grad()
-    def learned(self) -> HeadNetwork:
-        """Return what it learned: the normalisation is a part of the weights."""
-        weights, biases = [], []
-        for layer in self.layers:
-            convolution, norm = cast("tuple[nn.Conv3d, nn.Module]", tuple(layer.children())[:2])
-            # In evaluation, a normalisation is another weight and bias.
-            fused = fuse_conv_bn_eval(convolution, norm) if isinstance(norm, nn.BatchNorm3d) else convolution
-            weights.append(fused.weight.numpy().copy())
-            biases.append(cast("Tensor", fused.bias).numpy().copy())
-        places = self.places.weight[0].numpy().copy()
-        return HeadNetwork(tuple(weights), tuple(biases), places, float(self.places.bias))
-
-
-def fit(heads: Coarse, others: Coarse) -> HeadNetwork:
+def fit(heads: Coarse, others: Coarse) -> SmallNetwork:
     """Train a network on heads and others, uint8 (N, D, H, W)."""
     torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    network = Learner()
-    optimiser = torch.optim.AdamW(network.parameters(), RATE / 3, weight_decay=1e-2)
-    batches = len(others) // BATCH[1]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=EPOCHS * batches)
-    target = torch.cat([torch.full((BATCH[0],), 0.99), torch.full((BATCH[1],), 0.01)])
-    for epoch in range(EPOCHS):
-        losses = []
-        order = rng.permutation(len(others))
-        for batch in range(batches):
-            chosen = heads[rng.integers(0, len(heads), BATCH[0])], others[order[batch * BATCH[1] :][: BATCH[1]]]
-            seen = channels(np.stack([_varied(head, rng) for head in np.concatenate(chosen)]))
-            x = torch.from_numpy(seen).transpose(0, 1)
-            loss = functional.binary_cross_entropy_with_logits(network(x), target)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-            losses.append(loss.item())
-        log.info("epoch_ended", epoch=epoch + 1, of=EPOCHS, loss=round(float(np.mean(losses)), 4))
-    return network.eval().learned()
+    learner = Learner(LAYERS, 2, COARSE.size)
+    return learner_fit(learner, heads, others, _seen, batch=BATCH, rate=RATE, epochs=EPOCHS)
+
+
+def _seen(heads: Coarse, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    return channels(np.stack([_varied(head, rng) for head in heads]))
 
 
 def _varied(coarse: Coarse, rng: np.random.Generator) -> npt.NDArray[np.float32]:
