@@ -63,6 +63,15 @@ def test_heads_of_other_builds_and_positions_pass(volumes: list[Hu]) -> None:
     assert not refused
 
 
+def test_a_head_with_neck_and_shoulders_passes_and_two_heads_do_not(volumes: list[Hu]) -> None:
+    y, x = np.mgrid[-100:100:128j, -100:100:128j]
+    neck, shoulders = (np.where(np.hypot(y / 55, x / wide) < 1, 45.0, -20.0) for wide in (43, 99))
+    for hu, other in pairwise(volumes):
+        assert passes_head(np.concatenate([[shoulders] * 10, [neck] * 8, hu]))
+        assert not passes_head(np.concatenate([hu, other]))
+        assert not passes_head(np.concatenate([hu[10:], other]))
+
+
 def test_heads_with_large_lesions_pass(volumes: list[Hu]) -> None:
     """What needs eyes most must not be taken for a phantom."""
     heads = [*ill(volumes, np.random.default_rng(0))]

@@ -61,6 +61,17 @@ def moved(slices: Slices, up_mm: float) -> Slices:
     return slices
 
 
+def test_a_thin_slice_that_is_missing_refuses_no_head(store: Store, head: Slices) -> None:
+    """Of a head in slices of 1.25 mm one was lost, as of a public one: what it showed, both its neighbours touch."""
+    thin = [ds for up_mm in (0, 1.25, 2.5, 3.75) for ds in moved(again(head), up_mm)]
+    ordered = by_position(with_(thin, SliceThickness=1.25))
+    whole, found = score_input(store(ordered)), score_input(store(ordered[:60] + ordered[61:]))
+    difference = np.abs(whole.model_input.pixels.astype(int) - found.model_input.pixels)
+    assert len(found.sources) == len(ordered) - 1
+    assert difference.mean() < 0.1
+    assert reason_of(store(ordered[:60] + ordered[62:])) == "slices missing between 74 and 78 mm above the lowest slice"
+
+
 OTHERS: list[tuple[dict[str, object], float, int]] = [
     ({"ConvolutionKernel": "H60s"}, 0.0, 26),
     ({"ConvolutionKernel": "H60s"}, 0.5, 26),
@@ -110,6 +121,7 @@ def test_which_of_two_soft_kernels_is_scored_hangs_on_the_kernel(store: Store, h
         ({"SeriesDescription": "HEAD W/O CONTRAST"}, {"SeriesDescription": "HEAD + C"}, True),
         ({"SeriesDescription": "HEAD"}, {"SeriesDescription": "CTA HEAD"}, True),
         ({"SeriesDescription": "POST. FOSSA"}, {"SeriesDescription": "HEAD POST KM"}, True),
+        ({"SeriesDescription": "HEAD 5MM"}, {"SeriesDescription": "4cc sec 150cc D3D on"}, True),
         ({"ContrastBolusVolume": "0"}, {"ContrastBolusVolume": "80"}, False),
         (
             {"SeriesDescription": "HEAD SOFT", "ConvolutionKernel": ""},

@@ -48,7 +48,9 @@ _SOFT = re.compile(
     r"SOFT|STAND|STD|BRAIN|\b[A-Z][A-UW-Z]?[23]\d[A-Z]?\b|\b[HJQ][A-UW-Z]?4\d[A-Z]?\b|\bFC[26]\d\b|\bU[ABC]\b"
 )
 #: What descriptions say of series whose other attributes say nothing of agent or kernel.
-_ENHANCED = re.compile(r"\bCTA\b|ANGIO|\+ ?C\b|\bC ?\+|\bPOST\b(?!\W*FOSSA)|CONTRAST|ENHANC|\bKM\b|PERFUS|VENO")
+_ENHANCED = re.compile(
+    r"\bCTA\b|ANGIO|\+ ?C\b|\bC ?\+|\bPOST\b(?!\W*FOSSA)|CONTRAST|ENHANC|\bKM\b|PERFUS|VENO|\b\d{2,3} ?(CC|ML)\b"
+)
 _PLAIN = re.compile(r"\bW/?O\b|WITHOUT|\bNON|\bOHNE|\bSANS|\bSIN\b|NATIV|UNENHANC|PLAIN|\bC ?-")
 _BONE = re.compile(r"BONE|KNOCHEN|OSSEU|OSSO|HUESO")
 

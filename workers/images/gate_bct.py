@@ -48,6 +48,8 @@ MAX_TOP_SHARE = 0.75
 SKIN_PIXELS, MIN_CORE_PIXELS = 6, 150
 #: Between two slices a head's cross-section is nowhere smaller than this share of the smaller of the two.
 MIN_WAIST = 0.6
+#: Further down than so far below the vertex are a neck and shoulders, which are looked at no more.
+REACH_MM = 200.0
 #: Least correlation with the mean head, and least logit of a head; and of one that is more like it turned about. Heads
 #: with the largest lesions that were drawn into them have to pass, before any phantom has to be refused.
 MIN_LIKENESS, MIN_LOGIT, MIN_LOGIT_TURNED = 0.72, -2.0, -1.0
@@ -97,6 +99,7 @@ def check_head(volume: Volume, frame: HeadFrame) -> None:
     NotScoredError
         If no skull encloses brain, or the vertex is cut off.
     """
+    volume, frame = _upper(volume, frame)
     between, row, column = volume.voxel_mm
     areas = frame.mask.sum(axis=(1, 2)) * row * column / 100
     if not HEAD_CM2[0] <= float(areas.max()) <= HEAD_CM2[1]:
@@ -119,6 +122,14 @@ def check_head(volume: Volume, frame: HeadFrame) -> None:
     _check_order(volume)
     _check_seams(volume, frame)
     _check_likeness(volume, frame)
+
+
+def _upper(volume: Volume, frame: HeadFrame) -> tuple[Volume, HeadFrame]:
+    """Return what may be head: no neck, no shoulders."""
+    slices = np.flatnonzero(frame.mask.any(axis=(1, 2)))
+    start = max(0, int(slices[-1]) + 1 - round(REACH_MM / volume.voxel_mm[0])) if len(slices) else 0
+    affine = volume.affine + np.column_stack([np.zeros((3, 3)), start * volume.affine[:, 2]])
+    return replace(volume, values=volume.values[start:], affine=affine), replace(frame, mask=frame.mask[start:])
 
 
 def _check_upright(volume: Volume, frame: HeadFrame) -> None:
