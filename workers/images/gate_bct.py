@@ -52,7 +52,7 @@ MIN_WAIST = 0.6
 REACH_MM = 200.0
 #: Least correlation with the mean head, and least logit of a head; and of one that is more like it turned about. Heads
 #: with the largest lesions that were drawn into them have to pass, before any phantom has to be refused.
-MIN_LIKENESS, MIN_LOGIT, MIN_LOGIT_TURNED = 0.72, -2.0, -1.0
+MIN_LIKENESS, MIN_LOGIT, MIN_LOGIT_TURNED = 0.72, -1.25, -0.25
 #: Neighbouring slices differ by at most this share of what slices twice as far apart do.
 MAX_UNEVENNESS = 0.75
 #: A seam is where values do so from one slice to the next (streaks of a clip do, too), and there the outline changes by

@@ -24,9 +24,11 @@ _Z, _Y, _X = (axis.astype(np.float32) for axis in np.mgrid[-1:1:32j, -1:1:64j, -
 def as_scanned(hu: Hu, rng: np.random.Generator) -> Hu:
     """Return a head as another patient's (see `lying`), perhaps by another kernel, and not scanned so far down."""
     hu = lying(hu, rng)
-    if rng.random() < 0.4:
-        hu = hu[rng.integers(0, 9) :]
     if rng.random() < 0.5:
+        hu = hu[rng.integers(0, 11) :]
+    if rng.random() < 0.3:  # thicker slices
+        hu = ndimage.gaussian_filter(hu, (rng.uniform(0, 0.8), 0, 0))
+    if rng.random() < 0.7:
         hu = _as_reconstructed(hu, rng)
     return hu.clip(AIR, 100)
 
@@ -39,16 +41,16 @@ def lying(hu: Hu, rng: np.random.Generator) -> Hu:
         hu = with_lesions(hu, rng)
     if rng.random() < 0.7:  # bone is denser than the window in which these heads are stored
         hu = np.where(hu >= BONE + 5, np.float32(rng.uniform(150, 400)), hu)
-    if rng.random() < 0.2:
+    if rng.random() < 0.15:
         return hu.clip(AIR, 100)
-    wide, long, high = np.clip(1 + rng.normal(0, 0.06, 3), 0.85, 1.15) * rng.uniform(0.92, 1.08)
-    turns = np.radians(rng.normal(0, (12, 5, 5)).clip((-30, -12, -12), (30, 12, 12)))
+    wide, long, high = np.clip(1 + rng.normal(0, 0.06, 3), 0.85, 1.15) * rng.uniform(0.87, 1.11)
+    turns = np.radians(rng.normal(0, (14, 10, 6)).clip((-35, -25, -15), (35, 25, 15)))
     return moved(_warped(hu, rng), turns, (high, long, wide), rng.normal(0, (1, 2, 2))).clip(AIR, 100)
 
 
 def _warped(hu: Hu, rng: np.random.Generator) -> Hu:
     """Return a head of a little other anatomy: moved by some mm, places 3 cm apart on their own."""
-    shift = [noise(hu.shape, 30, rng) * rng.uniform(0, 4) / mm for mm in VOXEL_MM]
+    shift = [noise(hu.shape, 30, rng) * rng.uniform(0, 6) / mm for mm in VOXEL_MM]
     places = np.indices(hu.shape, dtype=np.float32) + np.stack(shift)
     return cast("Hu", ndimage.map_coordinates(hu, places, order=1, cval=AIR))
 
@@ -58,8 +60,8 @@ def _as_reconstructed(hu: Hu, rng: np.random.Generator) -> Hu:
     sigma = rng.uniform(0, 0.8)
     soft = ndimage.gaussian_filter(hu, (0, sigma, sigma))
     if rng.random() < 0.3:
-        soft = hu + (hu - soft) * rng.uniform(0, 1)
-    level = rng.normal(0, 5) + (soft - 35) * rng.uniform(0.8, 1.2) + 35
+        soft = hu + (hu - soft) * rng.uniform(0, 2)
+    level = rng.normal(0, 6) + (soft - 35) * rng.uniform(0.8, 1.2) + 35
     changed = np.where(tissue, level + rng.normal(0, rng.uniform(0, 12), hu.shape), hu)
     return changed.clip(AIR, 100).astype(np.float32)
 
