@@ -1,8 +1,8 @@
 """Makes ``gate_bct.npz``: ``python -m workers.lab.gates.head bct_ctich.npz`` (40 minutes on two cores).
 
 Half of the patients is used, as for the other gate (`workers.lab.gates.chest.tuning_half`): their mean head, and a
-network that tells them, moved and changed as `workers.lab.gates.head_examples` does, from what is no head. One seed and
-one thread. What comes of it is measured by ``python -m tests.bench.impostors``.
+network that tells them, moved and changed as `workers.lab.gates.head_examples` does, from what is no head. One seed,
+and one thread to train. What comes of it is measured by ``python -m tests.bench.impostors``.
 """
 
 import argparse
@@ -25,8 +25,7 @@ from workers.images.small_network import SmallNetwork
 from workers.images.volume import TOP, Volume, lying_straight
 from workers.lab.gates.chest import halves
 from workers.lab.gates.head_examples import Hu, as_scanned, lying, no_heads
-from workers.lab.gates.learner import Learner
-from workers.lab.gates.learner import fit as learner_fit
+from workers.lab.gates.learner import Learner, fit
 from workers.lab.gates.lesions import VOXEL_MM as HALF_MM
 
 log = structlog.get_logger(__name__)
@@ -55,7 +54,7 @@ def main() -> None:
     heads = [_halved(volume) for volume in stored]
     whole = [as_volume(volume) for volume in stored]
     head = np.mean([coarse_head(volume, head_frame(volume)) for volume in whole], axis=0)
-    network = fit(*examples(heads, HEADS, OTHERS, seed=0))
+    network = train(*examples(heads, HEADS, OTHERS, seed=0))
     numbers = {f"network.{name}": value for name, value in network.numbers().items()}
     np.savez_compressed(arguments.out, allow_pickle=False, head=np.round(head).astype(np.uint8), **numbers)
 
@@ -108,11 +107,11 @@ def _coarse(volumes: Iterator[Hu], count: int) -> Coarse:
     return np.stack(found)
 
 
-def fit(heads: Coarse, others: Coarse) -> SmallNetwork:
+def train(heads: Coarse, others: Coarse) -> SmallNetwork:
     """Train a network on heads and others, uint8 (N, D, H, W)."""
     torch.manual_seed(0)
     learner = Learner(LAYERS, 2, COARSE.size)
-    return learner_fit(learner, heads, others, _seen, batch=BATCH, rate=RATE, epochs=EPOCHS)
+    return fit(learner, heads, others, _seen, batch=BATCH, rate=RATE, epochs=EPOCHS)
 
 
 def _seen(heads: Coarse, rng: np.random.Generator) -> npt.NDArray[np.float32]:

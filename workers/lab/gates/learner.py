@@ -38,7 +38,7 @@ class Learner(nn.Module):
 
     def __init__(self, layers: Layers, inputs: int, size: tuple[int, ...]) -> None:
         super().__init__()
-        self.shape, modules, rest = layers, [], np.array(size)
+        self.plan, modules, rest = layers, [], np.array(size)
         for number, (outer, kernel, stride) in enumerate(layers):
             d, h, w = (n // 2 for n in kernel)
             convolution = nn.Conv3d(inputs, outer, kernel, stride, padding=(d, h, w))
@@ -65,7 +65,7 @@ class Learner(nn.Module):
             weights.append(fused.weight.numpy().copy())
             biases.append(cast("Tensor", fused.bias).numpy().copy())
         places = self.places.weight[0].numpy().copy()
-        return SmallNetwork(self.shape, tuple(weights), tuple(biases), places, float(self.places.bias))
+        return SmallNetwork(self.plan, tuple(weights), tuple(biases), places, float(self.places.bias))
 
 
 def fit(
