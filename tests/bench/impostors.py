@@ -217,7 +217,7 @@ def of_folders(chests: Iterable[Path], others: Iterable[Path]) -> dict[str, dict
     rows |= {
         f"CXR impostor: {folder}": [not passes_chest(picture) for picture in in_folder(folder)] for folder in others
     }
-    return {name: _figures(found) for name, found in rows.items() if found}
+    return {name: _figures(found) for name, found in rows.items()}
 
 
 def _false_heads(
@@ -249,6 +249,9 @@ def main() -> None:
     parser.add_argument("--no-chests", type=Path, action="append", default=[], metavar="FOLDER")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    for folder in [*arguments.chests, *arguments.no_chests]:
+        if next(in_folder(folder), None) is None:
+            parser.error(f"{folder} holds no picture (PNG, JPEG)")
     if arguments.chests or arguments.no_chests:
         figures = of_folders(arguments.chests, arguments.no_chests)
     else:

@@ -1,7 +1,7 @@
 """Chests that a gate has to pass: with the worst that a night brings, and as they are exposed; 0 black to 1 white.
 
-Made of real frontal radiographs, 128 pixels a side, by other means than the gate's own examples: geometry where those
-have clouds.
+Made of real frontal radiographs, 128 pixels a side, mostly by other means than the gate's own examples: geometry where
+those have clouds.
 """
 
 from collections.abc import Iterator

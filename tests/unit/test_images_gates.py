@@ -1,5 +1,6 @@
 """That the gates keep their rates: a fixed sample of real images and of impostors, of patients who tuned no network."""
 
+from collections import Counter
 from itertools import islice, pairwise
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 from tests.bench import false_chests, false_heads, false_heads_odd, false_heads_structured, true_chests
 from tests.bench.impostors import passes_chest, passes_head
 from tests.bench.true_heads import built, ill
+from tests.support.heads import volume_of
 from tests.support.peers import shared
+from workers.images.level import brain_hu
+from workers.images.resample import head_frame
 from workers.lab.gates.chest import halves
 
 Hu = np.ndarray
@@ -30,8 +34,9 @@ def test_ill_chests_and_chests_otherwise_exposed_pass() -> None:
     rng = np.random.default_rng(0)
     some = np.concatenate([untouched(name, 6) for name in ("cxr_adult", "cxr_children")])
     pictures = [*true_chests.ill(some, rng), *true_chests.exposed(some, rng)]
-    refused = [family for family, picture in pictures if not passes_chest(picture)]
-    assert len(refused) <= 0.06 * len(pictures), refused
+    refused = Counter(family for family, picture in pictures if not passes_chest(picture))
+    assert refused.total() <= 0.03 * len(pictures), refused
+    assert max(refused.values(), default=0) <= 3, refused
 
 
 def test_what_is_no_frontal_chest_is_refused() -> None:
@@ -64,12 +69,15 @@ def test_heads_of_other_builds_and_positions_pass(volumes: list[Hu]) -> None:
 
 
 def test_a_head_with_neck_and_shoulders_passes_and_two_heads_do_not(volumes: list[Hu]) -> None:
+    """And what is taken for its brain's density is not muscle's."""
     y, x = np.mgrid[-100:100:128j, -100:100:128j]
-    neck, shoulders = (np.where(np.hypot(y / 55, x / wide) < 1, 45.0, -20.0) for wide in (43, 99))
+    neck, shoulders = (np.where(np.hypot(y / 55, x / wide) < 1, 58.0, -20.0) for wide in (43, 99))
     for hu, other in pairwise(volumes):
-        assert passes_head(np.concatenate([[shoulders] * 10, [neck] * 8, hu]))
+        whole = np.concatenate([[shoulders] * 20, [neck] * 8, hu])
+        assert passes_head(whole)
         assert not passes_head(np.concatenate([hu, other]))
-        assert not passes_head(np.concatenate([hu[10:], other]))
+        found, alone = (brain_hu(volume, head_frame(volume)) for volume in (volume_of(whole, 5.0), volume_of(hu, 5.0)))
+        assert abs(found - alone) < 1
 
 
 def test_heads_with_large_lesions_pass(volumes: list[Hu]) -> None:

@@ -72,6 +72,25 @@ def test_a_thin_slice_that_is_missing_refuses_no_head(store: Store, head: Slices
     assert reason_of(store(ordered[:60] + ordered[62:])) == "slices missing between 74 and 78 mm above the lowest slice"
 
 
+def test_a_thin_acquisition_that_was_repeated_in_part_half_a_slice_off_is_told_apart(
+    store: Store, head: Slices
+) -> None:
+    """Between its slices no gap is larger than 2.5 mm, where they lie alone: two acquisitions are no thin one."""
+    thin = [ds for up_mm in (0, 2.5) for ds in moved(again(head), up_mm)]
+    first = by_position(with_(thin, SliceThickness=2.5, AcquisitionNumber=1))
+    repeat = with_(moved(again(first[: len(first) * 2 // 3]), 1.25), AcquisitionNumber=2)
+    assert set(score_input(store([*first, *repeat])).sources) == {ds.SOPInstanceUID for ds in first}
+
+
+def test_a_series_of_the_head_comes_before_one_down_to_the_shoulders(store: Store, head: Slices) -> None:
+    ordered = by_position(head)
+    body = [ds for down in range(1, 5) for ds in moved(again(ordered[:10]), -50.0 * down)]
+    trauma = with_(second_series(head) + body, SeriesInstanceUID="2.25.77", AcquisitionTime="235959")
+    thin = with_([ds for up_mm in (0, 2.5) for ds in moved(again(head), up_mm)], SliceThickness=2.5)
+    candidates = _candidates([f for s in store(trauma + thin) for f in frames_of(s, s.header())[0]])[0]
+    assert [len(found.stack.frames) for found in candidates] == [len(thin), len(trauma)]
+
+
 OTHERS: list[tuple[dict[str, object], float, int]] = [
     ({"ConvolutionKernel": "H60s"}, 0.0, 26),
     ({"ConvolutionKernel": "H60s"}, 0.5, 26),
@@ -122,6 +141,7 @@ def test_which_of_two_soft_kernels_is_scored_hangs_on_the_kernel(store: Store, h
         ({"SeriesDescription": "HEAD"}, {"SeriesDescription": "CTA HEAD"}, True),
         ({"SeriesDescription": "POST. FOSSA"}, {"SeriesDescription": "HEAD POST KM"}, True),
         ({"SeriesDescription": "HEAD 5MM"}, {"SeriesDescription": "4cc sec 150cc D3D on"}, True),
+        ({"SeriesDescription": "512CC 0.75 ML"}, {"SeriesDescription": "HEAD_100ML"}, True),
         ({"ContrastBolusVolume": "0"}, {"ContrastBolusVolume": "80"}, False),
         (
             {"SeriesDescription": "HEAD SOFT", "ConvolutionKernel": ""},

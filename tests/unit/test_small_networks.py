@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.peers import shared
 from workers.images import gate_bct, gate_cxr
 from workers.images.small_network import Layers, SmallNetwork
 from workers.lab.gates.learner import Learner
@@ -44,3 +45,6 @@ def test_the_packages_own_numbers_of_heads_fit() -> None:
 
 def test_the_packages_own_numbers_of_chests_fit() -> None:
     assert [weight.shape[0] for weight in gate_cxr._learned().weights] == [outer for outer, _, _ in gate_cxr.LAYERS]
+    with np.load(shared("data", "cxr_adult.npz"), allow_pickle=False) as arrays:
+        chest = arrays["x"][0]
+    assert gate_cxr.chest_logit(chest) > gate_cxr.MIN_LOGIT > gate_cxr.chest_logit(chest[::-1])

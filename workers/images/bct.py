@@ -35,6 +35,8 @@ PREFERRED_KVP = 120.0
 #: Heads are mostly turned a little, and brain is a little darker or brighter; from here on a reader is told.
 TOLD_DEGREES = 5.0
 TOLD_HU = 3.0
+#: A series that covers more goes down to the shoulders: one of the head alone comes before it.
+MOST_OF_HEAD_MM = 260.0
 #: Brain that no slice shows, between two of them: told only, for some scans are made so.
 TOLD_UNSEEN_MM = 1.5
 
@@ -49,7 +51,8 @@ _SOFT = re.compile(
 )
 #: What descriptions say of series whose other attributes say nothing of agent or kernel.
 _ENHANCED = re.compile(
-    r"\bCTA\b|ANGIO|\+ ?C\b|\bC ?\+|\bPOST\b(?!\W*FOSSA)|CONTRAST|ENHANC|\bKM\b|PERFUS|VENO|\b\d{2,3} ?(CC|ML)\b"
+    r"\bCTA\b|ANGIO|\+ ?C\b|\bC ?\+|\bPOST\b(?!\W*FOSSA)|CONTRAST|ENHANC|\bKM\b|PERFUS|VENO"
+    r"|(?<![\d.,])(?:[4-9]\d|1\d\d) ?(?:CC|ML)(?![A-Z])"
 )
 _PLAIN = re.compile(r"\bW/?O\b|WITHOUT|\bNON|\bOHNE|\bSANS|\bSIN\b|NATIV|UNENHANC|PLAIN|\bC ?-")
 _BONE = re.compile(r"BONE|KNOCHEN|OSSEU|OSSO|HUESO")
@@ -97,8 +100,8 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
 
     Stacks are refused by geometry and acquisition first; the others are tried in this order until one passes the
     image check, or `MAX_DECODED` slices were decoded: not described as enhanced; soft kernel, then any other, last one
-    that is described as for bone; thickness nearest 5 mm; tube voltage nearest 120 kV; described as head or brain;
-    most slices; latest; kernel; Series Instance UID.
+    that is described as for bone; of the head alone; thickness nearest 5 mm; tube voltage nearest 120 kV; described as
+    head or brain; most slices; latest; kernel; Series Instance UID.
 
     Parameters
     ----------
@@ -247,6 +250,7 @@ def _candidate(members: Sequence[Frame]) -> _Candidate:
     order = (
         _sounds_enhanced(first.series_description),
         _softness(kernel, first.series_description),
+        stack.coverage_mm > MOST_OF_HEAD_MM,
         abs((thickness_mm or PREFERRED_THICKNESS_MM) - PREFERRED_THICKNESS_MM),
         abs((_usual(f.kvp for f in stack.frames) or PREFERRED_KVP) - PREFERRED_KVP),
         0 if _HEAD.search(first.description) else 1,

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from triage.errors import NotScoredError
 from workers.images.pixels import Floats
-from workers.images.resample import TISSUE, HeadFrame, Raster, on_grid
+from workers.images.resample import TISSUE, HeadFrame, Raster, lowest_slice, on_grid
 from workers.images.small_network import Layers, SmallNetwork
 from workers.images.volume import HU_OFFSET, Volume
 from workers.likeness import correlation
@@ -48,8 +48,6 @@ MAX_TOP_SHARE = 0.75
 SKIN_PIXELS, MIN_CORE_PIXELS = 6, 150
 #: Between two slices a head's cross-section is nowhere smaller than this share of the smaller of the two.
 MIN_WAIST = 0.6
-#: Further down than so far below the vertex are a neck and shoulders, which are looked at no more.
-REACH_MM = 200.0
 #: Least correlation with the mean head, and least logit of a head; and of one that is more like it turned about. Heads
 #: with the largest lesions that were drawn into them have to pass, before any phantom has to be refused.
 MIN_LIKENESS, MIN_LOGIT, MIN_LOGIT_TURNED = 0.72, -1.25, -0.25
@@ -126,8 +124,7 @@ def check_head(volume: Volume, frame: HeadFrame) -> None:
 
 def _upper(volume: Volume, frame: HeadFrame) -> tuple[Volume, HeadFrame]:
     """Return what may be head: no neck, no shoulders."""
-    slices = np.flatnonzero(frame.mask.any(axis=(1, 2)))
-    start = max(0, int(slices[-1]) + 1 - round(REACH_MM / volume.voxel_mm[0])) if len(slices) else 0
+    start = lowest_slice(frame.mask, volume.voxel_mm[0])
     affine = volume.affine + np.column_stack([np.zeros((3, 3)), start * volume.affine[:, 2]])
     return replace(volume, values=volume.values[start:], affine=affine), replace(frame, mask=frame.mask[start:])
 
@@ -181,9 +178,9 @@ def _check_likeness(volume: Volume, frame: HeadFrame) -> None:
     # By quarters only: a patient may well lie with the head turned by 25 degrees.
     turned = max(correlation(np.rot90(head, quarters, axes=(1, 2)), mean) for quarters in (1, 2, 3))
     logit = (network.logit(channels(head)) + network.logit(channels(head[:, :, ::-1]))) / 2
-    if turned > likeness and logit < MIN_LOGIT_TURNED:
+    if turned > likeness and not logit >= MIN_LOGIT_TURNED:
         raise NotScoredError("the head does not lie as the slices' orientation says")
-    if logit < MIN_LOGIT:
+    if not logit >= MIN_LOGIT:
         raise NotScoredError("a phantom, or not a head: what the skull holds does not look like a brain")
 
 

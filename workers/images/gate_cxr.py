@@ -23,8 +23,9 @@ LAYERS: Layers = (
     (64, (1, 3, 3), (1, 1, 1)),
     (16, (1, 1, 1), (1, 1, 1)),
 )
-#: Least logit of a chest. One lung that is white, or a stout patient, has to pass before any drawing has to be refused.
-MIN_LOGIT = 1.0
+#: Least logit of a chest: so nearly all pass of those that are drawn ill, and one in a thousand of what is no chest
+#: (``python -m tests.bench.impostors``).
+MIN_LOGIT = 0.6
 
 
 def check_frontal_chest(tensor: npt.NDArray[np.uint8]) -> None:
@@ -40,7 +41,7 @@ def check_frontal_chest(tensor: npt.NDArray[np.uint8]) -> None:
     NotScoredError
         If the picture doesn't look like one.
     """
-    if chest_logit(tensor) < MIN_LOGIT:
+    if not chest_logit(tensor) >= MIN_LOGIT:
         raise NotScoredError("the image does not look like a frontal chest radiograph")
 
 

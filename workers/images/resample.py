@@ -16,6 +16,8 @@ from workers.images.volume import TOP, Volume
 #: Values above this are soft tissue or bone (-6 HU), mm of opening that parts the head from its rest and the table.
 TISSUE = 8.0
 OPENING_MM = 4.0
+#: Further down than so far below the vertex are a neck and shoulders, no head.
+REACH_MM = 200.0
 #: The head's middle is measured between these depths below its top, mm: above the nose and the chin.
 MIDDLE_MM = (15.0, 90.0)
 #: Free space between the top of the head and the upper edge of the grid, mm.
@@ -68,10 +70,17 @@ def head_frame(volume: Volume) -> HeadFrame:
         If there is no such piece.
     """
     mask = _head_mask(volume)
+    mask[: lowest_slice(mask, volume.voxel_mm[0])] = False
     left = np.array([1.0, 0.0, 0.0])
     left -= (left @ volume.up) * volume.up
     left /= np.linalg.norm(left)
     return framed(volume, mask, np.stack([left, np.cross(volume.up, left), volume.up]))
+
+
+def lowest_slice(mask: npt.NDArray[np.bool_], between_mm: float) -> int:
+    """Return the first slice, from below, that may be head: not a neck's or shoulders'."""
+    slices = np.flatnonzero(mask.any(axis=(1, 2)))
+    return max(0, int(slices[-1]) + 1 - round(REACH_MM / between_mm)) if len(slices) else 0
 
 
 def framed(volume: Volume, mask: npt.NDArray[np.bool_], axes: Vector) -> HeadFrame:

@@ -21,8 +21,10 @@ SAME_PLACE_MM = 0.05
 SAME_DIRECTION, SAME_PIXEL = 0.01, 1e-3
 #: Centres of slices further apart than this leave brain unseen, mm.
 MAX_SPACING_MM = 10.0
-#: A gap this many times the usual distance means that a slice is missing, if it leaves so many millimetres unseen.
-MISSING_FACTOR, UNSEEN_MM = 1.5, 1.5
+#: A gap this many times the usual distance means that a slice is missing.
+MISSING_FACTOR = 1.5
+#: So many millimetres in all may be unseen where slices are missing: a thin one or two.
+UNSEEN_MM = 1.5
 #: By so much of the usual distance an acquisition may reach further than the one that is taken for the whole.
 LESS_THAN_A_SLICE = 0.9
 #: Largest gantry tilt that a scanner makes, degrees.
@@ -147,7 +149,8 @@ def stacked(frames: Sequence[Frame]) -> Stack:
     except NotScoredError:
         with suppress(NotScoredError):
             return _repeated(stack)
-        raise
+        _check_gaps(stack, unseen_mm=UNSEEN_MM)
+        _check_line(stack)
     return stack
 
 
@@ -176,8 +179,8 @@ def _one_acquisition(frames: Sequence[Frame]) -> Stack:
     return stacked(fullest)
 
 
-def _check_gaps(stack: Stack) -> None:
-    """Find missing slices.
+def _check_gaps(stack: Stack, *, unseen_mm: float = 0.0) -> None:
+    """Find missing slices that showed more than so many millimetres in all.
 
     Heads are scanned thinner at the base than at the top, so the usual distance is taken among neighbours of equal
     thickness; where the thickness changes, slices must touch. Where it is unknown the distance is that of most slices.
@@ -191,7 +194,8 @@ def _check_gaps(stack: Stack) -> None:
             usual[value] = float(np.median(same))
     for k, (gap, a, b) in enumerate(zip(gaps, thick, thick[1:], strict=False)):
         expected = median if min(a, b) <= 0 else usual[a] if a == b else (a + b) / 2
-        if gap > MISSING_FACTOR * expected and gap - expected > UNSEEN_MM:
+        unseen_mm -= gap - expected if gap > MISSING_FACTOR * expected else 0.0
+        if gap > MISSING_FACTOR * expected and unseen_mm < -SAME_PLACE_MM:
             low, high = stack.places_mm[k] - stack.places_mm[0], stack.places_mm[k + 1] - stack.places_mm[0]
             raise NotScoredError(f"slices missing between {low:.0f} and {high:.0f} mm above the lowest slice")
         if a == b and gap < expected / MISSING_FACTOR:

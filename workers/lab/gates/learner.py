@@ -91,12 +91,12 @@ def fit(
     batch : tuple of int
         How many of both are seen at once.
     rate : float
-        The greatest learning rate; the weights begin with a tenth of a third of it, and end with hardly any.
+        The greatest learning rate: the first is a 25th of it, and the last hardly any.
     epochs : int
         How often all others are seen.
     """
     rng = np.random.default_rng(0)
-    optimiser = torch.optim.AdamW(learner.parameters(), rate / 3, weight_decay=1e-2)
+    optimiser = torch.optim.AdamW(learner.parameters(), rate, weight_decay=1e-2)
     batches = len(others) // batch[1]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * batches)
     target = torch.cat([torch.full((batch[0],), SURE), torch.full((batch[1],), 1 - SURE)])
