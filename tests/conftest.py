@@ -1,6 +1,7 @@
 """Fixtures that every test may use; each room's own are in tests/support."""
 
 import os
+import signal
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -64,3 +65,8 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(shared("data", "dicom.tar.xz")) as archive:
         archive.extractall(folder, filter="data")
     return folder / "dicom"
+
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
