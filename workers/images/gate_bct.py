@@ -10,7 +10,6 @@ are of half of CT-ICH's patients; `workers.lab.gates.head` makes them.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import resources
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from scipy import ndimage
 from triage.errors import NotScoredError
 from workers.images.pixels import Floats
 from workers.images.resample import TISSUE, HeadFrame, Raster, lowest_slice, on_grid
-from workers.images.small_network import Layers, SmallNetwork
+from workers.images.small_network import Layers, SmallNetwork, shipped
 from workers.images.volume import HU_OFFSET, Volume
 from workers.likeness import correlation
 
@@ -177,10 +176,10 @@ def _check_likeness(volume: Volume, frame: HeadFrame) -> None:
         raise NotScoredError("not a head, or one of unusual shape or size (a small child's)")
     # By quarters only: a patient may well lie with the head turned by 25 degrees.
     turned = max(correlation(np.rot90(head, quarters, axes=(1, 2)), mean) for quarters in (1, 2, 3))
-    logit = (network.logit(channels(head)) + network.logit(channels(head[:, :, ::-1]))) / 2
+    logit = network.even_logit(channels(head))
     if turned > likeness and not logit >= MIN_LOGIT_TURNED:
         raise NotScoredError("the head does not lie as the slices' orientation says")
-    if not logit >= MIN_LOGIT:
+    if not logit >= MIN_LOGIT:  # not a number is no head either
         raise NotScoredError("a phantom, or not a head: what the skull holds does not look like a brain")
 
 
@@ -200,13 +199,9 @@ def channels(heads: Floats) -> Floats:
 @cache
 def _learned() -> tuple[Floats, SmallNetwork]:
     """Return the mean head and the network."""
-    with (
-        (resources.files("workers.images") / "gate_bct.npz").open("rb") as file,
-        np.load(file, allow_pickle=False) as arrays,
-    ):
-        head: Floats = arrays["head"].astype(np.float32)
-        numbers = {name.removeprefix("network."): arrays[name] for name in arrays.files if name != "head"}
-    return head, SmallNetwork.of(LAYERS, numbers)
+    arrays = shipped("gate_bct.npz")
+    head: Floats = arrays.pop("head").astype(np.float32)
+    return head, SmallNetwork.of(LAYERS, {name.removeprefix("network."): value for name, value in arrays.items()})
 
 
 def _inside_skull(volume: Volume, frame: HeadFrame) -> Iterator[_Slice]:

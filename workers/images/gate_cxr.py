@@ -6,14 +6,13 @@ without illnesses, as they are exposed, framed and marked, and from what chests 
 """
 
 from functools import cache
-from importlib import resources
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from triage.errors import NotScoredError
-from workers.images.small_network import Floats, Layers, SmallNetwork
+from workers.images.small_network import Floats, Layers, SmallNetwork, shipped
 
 SIDE = 64
 LAYERS: Layers = (
@@ -41,7 +40,7 @@ def check_frontal_chest(tensor: npt.NDArray[np.uint8]) -> None:
     NotScoredError
         If the picture doesn't look like one.
     """
-    if not chest_logit(tensor) >= MIN_LOGIT:
+    if not chest_logit(tensor) >= MIN_LOGIT:  # not a number is no chest either
         raise NotScoredError("the image does not look like a frontal chest radiograph")
 
 
@@ -50,9 +49,7 @@ def chest_logit(tensor: npt.NDArray[np.uint8]) -> float:
 
     A heart on the right is a chest's, too: the mirror image has its say.
     """
-    x = seen(at_side(tensor))[:, None]
-    network = _learned()
-    return (network.logit(x) + network.logit(x[..., ::-1])) / 2
+    return _learned().even_logit(seen(at_side(tensor))[:, None])
 
 
 def at_side(picture: npt.NDArray[np.uint8]) -> Floats:
@@ -73,8 +70,4 @@ def seen(pictures: Floats) -> Floats:
 
 @cache
 def _learned() -> SmallNetwork:
-    with (
-        (resources.files("workers.images") / "gate_cxr.npz").open("rb") as file,
-        np.load(file, allow_pickle=False) as arrays,
-    ):
-        return SmallNetwork.of(LAYERS, {name: arrays[name] for name in arrays.files})
+    return SmallNetwork.of(LAYERS, shipped("gate_cxr.npz"))

@@ -6,7 +6,8 @@ needs no more than NumPy: whoever prepares studies need not wait for torch.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from importlib import resources
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,10 @@ class SmallNetwork:
             x = np.maximum(_convolved(x, weight, stride) + bias[:, None, None, None], 0)
         return float(x.ravel() @ self.places) + self.bias
 
+    def even_logit(self, x: Floats) -> float:
+        """Return the mean of the logits of one volume's channels and of their mirror image, left for right."""
+        return (self.logit(x) + self.logit(x[..., ::-1])) / 2
+
     @classmethod
     def of(cls, layers: Layers, numbers: Mapping[str, npt.NDArray[np.floating]]) -> Self:
         """Rebuild a network from what `numbers` gave."""
@@ -62,6 +67,15 @@ class SmallNetwork:
         named |= {f"bias{k}": value for k, value in enumerate(self.biases)}
         named |= {"places": self.places, "bias": np.array(self.bias)}
         return {name: value.astype(np.float16) for name, value in named.items()}
+
+
+def shipped(name: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a gate's file that comes with the package."""
+    with (
+        (resources.files("workers.images") / name).open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        return dict(arrays)
 
 
 def _convolved(x: Floats, weight: Floats, stride: Size) -> Floats:

@@ -194,10 +194,11 @@ def _check_gaps(stack: Stack, *, unseen_mm: float = 0.0) -> None:
             usual[value] = float(np.median(same))
     for k, (gap, a, b) in enumerate(zip(gaps, thick, thick[1:], strict=False)):
         expected = median if min(a, b) <= 0 else usual[a] if a == b else (a + b) / 2
-        unseen_mm -= gap - expected if gap > MISSING_FACTOR * expected else 0.0
-        if gap > MISSING_FACTOR * expected and unseen_mm < -SAME_PLACE_MM:
-            low, high = stack.places_mm[k] - stack.places_mm[0], stack.places_mm[k + 1] - stack.places_mm[0]
-            raise NotScoredError(f"slices missing between {low:.0f} and {high:.0f} mm above the lowest slice")
+        if gap > MISSING_FACTOR * expected:
+            unseen_mm -= gap - expected
+            if unseen_mm < -SAME_PLACE_MM:
+                low, high = stack.places_mm[k] - stack.places_mm[0], stack.places_mm[k + 1] - stack.places_mm[0]
+                raise NotScoredError(f"slices missing between {low:.0f} and {high:.0f} mm above the lowest slice")
         if a == b and gap < expected / MISSING_FACTOR:
             raise NotScoredError("the distance between slices is irregular")
     if float(gaps.max()) > MAX_SPACING_MM:

@@ -13,26 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import structlog
 import torch
 
-from triage.errors import NotScoredError
 from workers.images import gate_cxr
 from workers.images.cxr import cxr_tensor
 from workers.images.gate_cxr import LAYERS, at_side, seen
 from workers.images.small_network import SmallNetwork
 from workers.lab.gates.chest_examples import SIDE, Picture, Rng, chests, shown, turned
 from workers.lab.gates.drawn import drawn
-from workers.lab.gates.learner import Learner, fit
-
-log = structlog.get_logger(__name__)
+from workers.lab.gates.learner import Examples, Learner, fit, taken
 
 #: Examples.
 CHESTS, TURNED, DRAWN, HEADS = 18000, 12000, 6000, 1200
 #: Chests and others in a batch, and the greatest learning rate.
 BATCH, RATE, EPOCHS = (48, 48), 3e-3, 12
-
-Examples = npt.NDArray[np.uint8]
 
 
 def main() -> None:
@@ -46,11 +40,11 @@ def main() -> None:
     rng = np.random.default_rng(0)
     images = np.concatenate([halves(path)[0] for path in arguments.chests])
     heads = halves(arguments.heads)[0]
-    wanted = _examples(chests(images, rng), CHESTS)
+    wanted = taken(chests(images, rng), _example, CHESTS)
     others = [
-        _examples(turned(images, rng), TURNED),
-        _examples(_again(lambda: drawn(rng), rng), DRAWN),
-        _examples(_again(lambda: of_heads(heads), rng), HEADS),
+        taken(turned(images, rng), _example, TURNED),
+        taken(_again(lambda: drawn(rng), rng), _example, DRAWN),
+        taken(_again(lambda: of_heads(heads), rng), _example, HEADS),
     ]
     network = train(wanted, np.concatenate(others))
     np.savez_compressed(arguments.out, allow_pickle=False, **network.numbers())
@@ -62,18 +56,10 @@ def _again(pictures: Callable[[], Iterable[npt.NDArray[np.floating]]], rng: Rng)
         yield from (shown(np.asarray(picture, dtype=np.float32), rng) for picture in pictures())
 
 
-def _examples(pictures: Iterator[Picture], count: int) -> Examples:
-    """Return so many pictures on the network's raster, uint8 (N, H, W), through what every radiograph goes through."""
-    found: list[Examples] = []
-    while len(found) < count:
-        try:
-            tensor = cxr_tensor(np.ascontiguousarray(next(pictures), dtype=np.float32), (SIDE, SIDE))
-        except NotScoredError:
-            continue
-        found.append(np.round(at_side(tensor)).astype(np.uint8))
-        if len(found) % 2000 == 0:
-            log.info("made", examples=len(found), of=count)
-    return np.stack(found)
+def _example(picture: Picture) -> Examples:
+    """Return a picture on the network's raster, uint8 (H, W), through what every radiograph goes through."""
+    tensor = cxr_tensor(np.ascontiguousarray(picture, dtype=np.float32), (SIDE, SIDE))
+    return np.round(at_side(tensor)).astype(np.uint8)
 
 
 def train(wanted: Examples, others: Examples) -> SmallNetwork:

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import structlog
 import torch
 
-from triage.errors import NotScoredError
 from workers.images import gate_bct
 from workers.images.gate_bct import COARSE, LAYERS, channels, coarse_head
 from workers.images.resample import head_frame
@@ -25,7 +24,7 @@ from workers.images.small_network import SmallNetwork
 from workers.images.volume import TOP, Volume, lying_straight
 from workers.lab.gates.chest import halves
 from workers.lab.gates.head_examples import Hu, as_scanned, lying, no_heads
-from workers.lab.gates.learner import Learner, fit
+from workers.lab.gates.learner import Learner, fit, taken
 from workers.lab.gates.lesions import VOXEL_MM as HALF_MM
 
 log = structlog.get_logger(__name__)
@@ -89,22 +88,16 @@ def _part(heads: Sequence[Hu], positives: int, negatives: int, seed: tuple[int, 
         while True:
             yield from (as_scanned(heads[k], rng) for k in rng.permutation(len(heads)))
 
-    found = _coarse(scanned(), positives)
+    found = taken(scanned(), _coarse, positives)
     some = [lying(heads[k % len(heads)], rng) for k in range(LYING // PARTS)]
-    others = _coarse(no_heads(some, rng), negatives)
+    others = taken(no_heads(some, rng), _coarse, negatives)
     log.info("made", part=seed[1] + 1, of=PARTS)
     return found, others
 
 
-def _coarse(volumes: Iterator[Hu], count: int) -> Coarse:
-    found: list[Coarse] = []
-    while len(found) < count:
-        volume = Volume.of_hu(next(volumes), lying_straight(HALF_MM))
-        try:
-            found.append(coarse_head(volume, head_frame(volume)).astype(np.uint8))
-        except NotScoredError:
-            continue
-    return np.stack(found)
+def _coarse(hu: Hu) -> Coarse:
+    volume = Volume.of_hu(hu, lying_straight(HALF_MM))
+    return coarse_head(volume, head_frame(volume)).astype(np.uint8)
 
 
 def train(heads: Coarse, others: Coarse) -> SmallNetwork:

@@ -1,7 +1,7 @@
 """How a gate's small network learns, with torch; what it learned looks without (`workers.images.small_network`)."""
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterator
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from triage.errors import NotScoredError
 from workers.images.small_network import Floats, Layers, SmallNetwork
 
 log = structlog.get_logger(__name__)
@@ -19,8 +20,22 @@ DROPPED = 0.3
 #: Nothing is surer than this.
 SURE = 0.99
 
+T = TypeVar("T")
 Examples = npt.NDArray[np.uint8]
 Seen = Callable[[Examples, np.random.Generator], Floats]
+
+
+def taken(things: Iterator[T], as_example: Callable[[T], Examples], count: int) -> Examples:
+    """Return so many examples, uint8 (N, …), of what comes; what can't be made one is left out."""
+    found: list[Examples] = []
+    while len(found) < count:
+        try:
+            found.append(as_example(next(things)))
+        except NotScoredError:
+            continue
+        if len(found) % 2000 == 0:
+            log.info("made", examples=len(found), of=count)
+    return np.stack(found)
 
 
 class Learner(nn.Module):
