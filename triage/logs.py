@@ -11,6 +11,17 @@ from structlog.typing import EventDict, WrappedLogger
 
 from triage.errors import place_of
 
+#: Libraries that quote data sets in what they log and warn.
+_QUOTING = ("pynetdicom", "pydicom", "highdicom")
+
+
+def _quotes_nobody(record: logging.LogRecord) -> bool:
+    """Let pass what no library that quotes data sets says, unless it is critical.
+
+    A filter, for their loggers' levels don't last: pydicom sets its own when it is imported.
+    """
+    return record.levelno >= logging.CRITICAL or record.name.partition(".")[0] not in _QUOTING
+
 
 def without_message(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Name the exception of ``exc_info`` by its type and place: its message and its frames may hold a data set."""
@@ -33,9 +44,10 @@ def configure_logging(*, quiet: bool = False) -> None:
     level = max(asked, least)
     libraries = max(logging.WARNING, least)
     logging.basicConfig(level=libraries, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    # They quote data sets, by log lines and by warnings: nothing that isn't critical leaves them.
-    for name in ("pynetdicom", "pydicom", "highdicom"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_quotes_nobody)
+    for name in _QUOTING:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # most of it isn't even made
         warnings.filterwarnings("ignore", module=name)
     structlog.configure(
         processors=[
