@@ -27,6 +27,7 @@ PREPARE_TASK = "prepare.run"
 SCORE_TASK = "score.run"
 SCORED_TASK = "report.scored"
 REFUSED_TASK = "report.refused"
+MAPPED_TASK = "report.mapped"
 REPORT_TASK = "report.build"
 
 # A Unix socket's path is limited to 107 bytes by the kernel (unix(7)).
@@ -96,6 +97,7 @@ def make_app(config: Configuration) -> Celery:
             SCORE_TASK: {"queue": "score"},
             SCORED_TASK: {"queue": "report"},
             REFUSED_TASK: {"queue": "report"},
+            MAPPED_TASK: {"queue": "report"},
             REPORT_TASK: {"queue": "report"},
         },
         broker_transport_options={

@@ -13,14 +13,14 @@ from triage.config import Configuration
 from triage.deliver import Negotiator
 from triage.dispatch import Doorbell
 from triage.errors import NotScoredError, TriageError
-from triage.ledger import Ledger, Study, open_ledger
+from triage.ledger import Job, Ledger, State, Study, open_ledger
 from triage.messages import LEASE_S, Relevance, Score, Stage
 from triage.pictures import Backdrop
 from triage.publish import HEATMAP, Publisher
 from triage.rank import suggested_priority
 from triage.sop_classes import scored_as
 from triage.store import ObjectStore
-from triage.transport import PREPARE_TASK, REFUSED_TASK, REPORT_TASK, SCORED_TASK, Pulse, connect
+from triage.transport import MAPPED_TASK, PREPARE_TASK, REFUSED_TASK, REPORT_TASK, SCORED_TASK, Pulse, connect
 from triage.worktray import WorkTray
 from workers.images import Source, prepare
 from workers.images.backdrop import backdrop
@@ -28,6 +28,8 @@ from workers.images.backdrop import backdrop
 log = structlog.get_logger(__name__)
 
 _RETRY_S = 10.0
+#: So long a report waits for a map whose score worker says nothing more; the worklist has the score meanwhile.
+_MAP_WAIT_S = 120.0
 
 
 class NodeTasks:
@@ -75,23 +77,38 @@ class NodeTasks:
         self._doorbell.ring(Stage.SCORE)
         self._doorbell.ring(Stage.REPORT)
 
-    def scored(self, job_id: int, fence: int, wire: dict[str, Any], relevance: dict[str, Any] | None = None) -> None:
-        """Take a score in, and perhaps a relevance map, then report it."""
+    def scored(self, job_id: int, fence: int, wire: dict[str, Any], map_follows: bool = False) -> None:
+        """Take a score in, then report it: at once, or when its relevance map has come."""
         with self._pulse.busy(Stage.SCORE, job_id):
             score = Score.from_wire(wire)
             priority = suggested_priority(score.percentile, self._config.rank) if not score.not_scored else None
-            if relevance is not None:
-                self._keep_map(job_id, relevance)  # before the report can begin
-            self._ledger.scored(job_id, fence, score, priority, report_not_scored=self._report_not_scored)
+            self._ledger.scored(
+                job_id,
+                fence,
+                score,
+                priority,
+                report_not_scored=self._report_not_scored,
+                report_after_s=_MAP_WAIT_S if map_follows else 0.0,
+            )
             self._tidy(self._ledger.job(job_id).study_id)
         self._doorbell.ring(Stage.REPORT)
         self._doorbell.ring(Stage.SCORE)
 
-    def _keep_map(self, job_id: int, wire: dict[str, Any]) -> None:
+    def mapped(self, job_id: int, fence: int, wire: dict[str, Any] | None) -> None:
+        """Take in the relevance map of a study that was scored under this lease, or that there is none; report it."""
+        job = self._ledger.job(job_id)
+        if job.fence == fence and self._ledger.study_by_id(job.study_id).state is State.SCORED:
+            if wire is not None:
+                self._keep_map(job, wire)
+            self._ledger.report_now(job.study_id)
+        self._tidy(job.study_id)
+        self._doorbell.ring(Stage.REPORT)
+
+    def _keep_map(self, job: Job, wire: dict[str, Any]) -> None:
         try:
-            self._tray.put_relevance(self._ledger.job(job_id).study_id, Relevance.from_wire(wire))
-        except Exception as exc:  # noqa: BLE001 - a score is never lost with its map
-            log.error("relevance_map_lost", job=job_id, error=type(exc).__name__)
+            self._tray.put_relevance(job.study_id, Relevance.from_wire(wire))
+        except Exception as exc:  # noqa: BLE001 - a report is never lost with its map
+            log.error("relevance_map_lost", job=job.id, error=type(exc).__name__)
 
     def _tidy(self, study_id: int) -> None:
         """Forget what a study has no use for any more, whatever became of the job that was at it."""
@@ -157,6 +174,7 @@ def register(app: Celery, config: Configuration, pulse: Pulse) -> None:
         (PREPARE_TASK, tasks.prepare),
         (SCORED_TASK, tasks.scored),
         (REFUSED_TASK, tasks.refused),
+        (MAPPED_TASK, tasks.mapped),
         (REPORT_TASK, tasks.report),
     ):
         app.task(name=name)(_as_function(function))

@@ -7,7 +7,7 @@ This process reaches the broker and the bundles, nothing else: no ledger, no obj
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -17,8 +17,9 @@ from triage.bundles import active_bundles
 from triage.config import Configuration
 from triage.errors import BundleError
 from triage.messages import ModelInput, Relevance, Score, Stage
-from triage.transport import REFUSED_TASK, SCORE_TASK, SCORED_TASK, Pulse, send
+from triage.transport import MAPPED_TASK, REFUSED_TASK, SCORE_TASK, SCORED_TASK, Pulse, send
 from workers.flows.engine import Engine
+from workers.flows.threads import one_thread_each
 
 log = structlog.get_logger(__name__)
 
@@ -49,38 +50,47 @@ def make_task(app: Celery, engines: dict[str, Engine], pulse: Pulse) -> Callable
 
     def run(job_id: int, fence: int, bundle_digest: str, wire: dict[str, Any]) -> None:
         with pulse.busy(Stage.SCORE, job_id):
-            task, *answer = _answer(engines, job_id, bundle_digest, wire)
+            answer = _answer(engines, job_id, bundle_digest, wire)
             pulse.answered(job_id, fence)
-            send(app, task, job_id, fence, *answer)
+            send(app, answer.task, job_id, fence, *answer.args)
+            if answer.to_map is not None:  # the score is on its way: it waits for no map, and isn't lost with one
+                relevance = map_one(engines[bundle_digest], answer.to_map)
+                send(app, MAPPED_TASK, job_id, fence, None if relevance is None else relevance.to_wire())
 
     return run
 
 
-def _answer(engines: dict[str, Engine], job_id: int, bundle_digest: str, wire: dict[str, Any]) -> list[Any]:
-    """Return the task that takes the answer in and what it gets beside job and fence."""
+@dataclass(frozen=True)
+class _Answer:
+    """The task that takes an answer in, what it gets beside job and fence, and the image of which a map is wanted."""
+
+    task: str
+    args: tuple[Any, ...]
+    to_map: ModelInput | None = None
+
+
+def _answer(engines: dict[str, Engine], job_id: int, bundle_digest: str, wire: dict[str, Any]) -> _Answer:
     try:
         model_input = ModelInput.from_wire(wire)
         score = score_one(engines, bundle_digest, model_input)
     except (BundleError, ValueError) as exc:
         log.error("score_refused", job=job_id, error=str(exc))
-        return [REFUSED_TASK, str(exc)]
+        return _Answer(REFUSED_TASK, (str(exc),))
     except (RuntimeError, MemoryError) as exc:  # torch: out of memory, a lost device
         log.error("score_broke", job=job_id, error=type(exc).__name__)
-        return [REFUSED_TASK, f"the score worker broke: {type(exc).__name__}"]
+        return _Answer(REFUSED_TASK, (f"the score worker broke: {type(exc).__name__}",))
     log.info("scored", job=job_id, model_time_s=round(score.model_time_s, 3))
-    relevance = None
-    if model_input.relevance and not score.not_scored:
-        relevance = map_one(engines[bundle_digest], model_input.each()[score.chosen])
-    return [SCORED_TASK, score.to_wire(), *([] if relevance is None else [relevance.to_wire()])]
+    wanted = model_input.relevance and not score.not_scored
+    to_map = model_input.each()[score.chosen] if wanted else None
+    return _Answer(SCORED_TASK, (score.to_wire(), wanted), to_map)
 
 
 def map_one(engine: Engine, model_input: ModelInput) -> Relevance | None:
-    """Return the relevance map of a scored input; None if its bundle makes none, or if anything goes wrong.
-
-    A score must never wait for a map, nor be lost with it.
-    """
+    """Return the relevance map of a scored input; None if its bundle makes none, or if anything goes wrong."""
     try:
-        return engine.mapper(model_input.pixels) if engine.mapper is not None else None
+        # On a busy machine torch's own threads wait for one another much longer than one thread computes.
+        with one_thread_each(engine.device):
+            return engine.mapper(model_input.pixels) if engine.mapper is not None else None
     except Exception as exc:  # noqa: BLE001 - as said
         log.error("relevance_map_failed", bundle=engine.bundle.name, error=type(exc).__name__)
         return None

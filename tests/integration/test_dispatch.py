@@ -12,7 +12,17 @@ import msgpack
 import numpy as np
 import pytest
 
-from tests.support.ledgers import DIGEST, LEASE_S, Clock, a_score, ledger_at_broker, receive, to_preparing, to_scoring
+from tests.support.ledgers import (
+    DIGEST,
+    LEASE_S,
+    Clock,
+    a_score,
+    ledger_at_broker,
+    receive,
+    to_preparing,
+    to_scored,
+    to_scoring,
+)
 from tests.support.peers import wait_until
 from tests.support.redis import running_redis
 from triage.config import Configuration
@@ -226,7 +236,8 @@ class TestPixelsDontOutlastTheirUse:
             node.ledger.discard(study.study_instance_uid, "operator", "sent by mistake")
         else:
             node.ledger.fail(job.id, job.fence, "broken")
-        tasks.scored(job.id, job.fence, a_score().to_wire(), MAP.to_wire())
+        tasks.scored(job.id, job.fence, a_score().to_wire(), True)
+        tasks.mapped(job.id, job.fence, MAP.to_wire())
         assert not self.left(node)
 
     def test_of_what_a_worker_refused_for_the_last_time(self, node: Node) -> None:
@@ -247,15 +258,39 @@ class TestPixelsDontOutlastTheirUse:
         to_preparing(node.ledger, gone)
         node.tray.put(gone.id, PICTURE)
         node.ledger.discard(gone.study_instance_uid, "operator", "sent by mistake")
+        mapped = receive(node.ledger)
+        to_scored(node.ledger, mapped)
         wanted = node.ready()
-        node.tray.put_relevance(wanted.id, MAP)
+        node.tray.put_relevance(mapped.id, MAP)
         node.tray.put_relevance(gone.id, MAP)
         node.tray.put(4711, PICTURE)
         (node.config.data_dir / "work" / "3.msgpack.99.partial").write_bytes(b"half")
         now = time.time()
         assert node.tray.sweep(node.ledger.at_work(), now) == 0
         assert node.tray.sweep(node.ledger.at_work(), now + 3600) == 4
-        assert self.left(node) == {f"{wanted.id}.msgpack", f"{wanted.id}.relevance.msgpack"}
+        assert self.left(node) == {f"{wanted.id}.msgpack", f"{mapped.id}.relevance.msgpack"}
+
+    def test_a_score_waits_for_no_map_and_its_report_does(self, node: Node) -> None:
+        tasks = self.tasks(node)
+        for number, relevance in enumerate((MAP.to_wire(), None, {"not": "a map"}), start=1):
+            job = to_scoring(node.ledger, receive(node.ledger))
+            tasks.scored(job.id, job.fence, a_score().to_wire(), True)
+            assert node.ledger.study_by_id(job.study_id).state is State.SCORED
+            assert node.ledger.claim_jobs(Stage.REPORT, 1, LEASE_S) == []
+            tasks.mapped(job.id, job.fence - 1, MAP.to_wire())  # of a lease that ran out
+            assert node.tray.get_relevance(job.study_id) is None
+            assert node.ledger.claim_jobs(Stage.REPORT, 1, LEASE_S) == []
+            tasks.mapped(job.id, job.fence, relevance)
+            assert (node.tray.get_relevance(job.study_id) is not None) is (relevance == MAP.to_wire())
+            assert job.study_id in [report.study_id for report in node.ledger.leased_jobs(Stage.REPORT)]
+            assert queue_length(node.client, Stage.REPORT) == number
+
+    def test_a_report_whose_map_never_comes_is_made_without(self, node: Node) -> None:
+        job = to_scoring(node.ledger, receive(node.ledger))
+        self.tasks(node).scored(job.id, job.fence, a_score().to_wire(), True)
+        assert node.ledger.claim_jobs(Stage.REPORT, 1, LEASE_S) == []
+        node.clock.go(121)
+        assert [report.study_id for report in node.ledger.claim_jobs(Stage.REPORT, 1, LEASE_S)] == [job.study_id]
 
     def left(self, node: Node) -> set[str]:
         return {file.name for file in (node.config.data_dir / "work").iterdir()}

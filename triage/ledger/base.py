@@ -219,14 +219,19 @@ class Room:
             )
         )
 
-    def _arm(self, connection: Connection, study_id: int, stage: Stage, bundle_digest: str = "") -> Job:
-        """Make the stage's job ready: a new one, or the one from before a requeue, under a higher fence."""
+    def _arm(
+        self, connection: Connection, study_id: int, stage: Stage, bundle_digest: str = "", delay_s: float = 0.0
+    ) -> Job:
+        """Make the stage's job ready in `delay_s` seconds: a new one, or the one from before a requeue.
+
+        Its fence is higher then.
+        """
         fresh = {
             "state": JobState.READY,
             "attempts": 0,
             "leased_at": None,
             "lease_until": None,
-            "not_before": self._clock(),
+            "not_before": self._clock() + delay_s,
             "bundle_digest": bundle_digest,
             "last_error": "",
         }
