@@ -99,8 +99,8 @@ def test_a_late_image_opens_the_next_revision(ledger: Ledger, clock: Clock, stat
 
 
 @pytest.mark.parametrize("by", ["gate", "guard"])
-def test_a_new_revision_keeps_the_priority_until_it_is_scored(ledger: Ledger, by: str) -> None:
-    """A study that was lifted must not sink because an image came late that can't be scored with the rest."""
+def test_a_new_revision_keeps_what_lifted_the_study(ledger: Ledger, by: str) -> None:
+    """It must not sink because an image came late: not while that is scored, nor if it can't be, nor if it's lower."""
     to_reported(ledger, receive(ledger, UID))
     ledger.record_instance(an_object(UID, 2))
     second = ledger.study(UID)
@@ -120,7 +120,34 @@ def test_a_new_revision_keeps_the_priority_until_it_is_scored(ledger: Ledger, by
     third = ledger.study(UID)
     assert (third.priority, third.percentile) == (Priority.HIGH, 97.0)
     to_scored(ledger, third, priority=Priority.LOW, percentile=12.0)
-    assert (ledger.study(UID).priority, ledger.study(UID).percentile) == (Priority.LOW, 12.0)
+    kept = ledger.study(UID)
+    assert (kept.state, kept.priority, kept.percentile) == (State.SCORED, Priority.HIGH, 97.0)
+    assert kept.score is not None
+    assert kept.score.percentile == 12.0
+    assert kept.notes.endswith("HIGH of an earlier revision stays; percentile now 12.0")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        (("LOW", 30.0), ("LOW", 12.0), ("LOW", 12.0)),
+        (("LOW", 30.0), ("MEDIUM", 85.0), ("MEDIUM", 85.0)),
+        (("MEDIUM", 85.0), ("LOW", 12.0), ("MEDIUM", 85.0)),
+        (("MEDIUM", 85.0), ("MEDIUM", 82.0), ("MEDIUM", 82.0)),
+        (("MEDIUM", 85.0), ("HIGH", 96.0), ("HIGH", 96.0)),
+        (("HIGH", 99.0), ("MEDIUM", 82.0), ("HIGH", 99.0)),
+        (("HIGH", 99.0), ("HIGH", 96.0), ("HIGH", 96.0)),
+    ],
+)
+def test_a_late_image_lifts_a_study_or_leaves_it_where_it_is(
+    ledger: Ledger, before: tuple[str, float], after: tuple[str, float], shown: tuple[str, float]
+) -> None:
+    to_scored(ledger, receive(ledger, UID), priority=Priority(before[0]), percentile=before[1])
+    ledger.record_instance(an_object(UID, 2))
+    to_scored(ledger, ledger.study(UID), priority=Priority(after[0]), percentile=after[1])
+    study = ledger.study(UID)
+    assert (study.revision, study.priority, study.percentile) == (2, *shown)
+    assert ("earlier revision stays" in study.notes) is (shown != after)
 
 
 @pytest.mark.parametrize("priority", [Priority.LOW, None])

@@ -113,7 +113,8 @@ class Study:
     instance_count, image_count : int
         Objects held of the study up to this revision: all, and those of modalities that hold images.
     priority, percentile : Priority or None, float or None
-        Of this revision's score; while it has none, or can't have any, those of the revision before it.
+        Of this revision's score; those of the revision before it while this one has none, can't have any, or would let
+        the study sink.
     notes : str
         Which images were scored, and what was done to them.
     current : bool

@@ -19,6 +19,7 @@ from triage.ledger.records import Instance, Job, JobState, OutboxNew, OutboxStat
 from triage.messages import Priority, Score, Stage
 
 _LIFTED = (Priority.HIGH, Priority.MEDIUM)
+"""What a study can be lifted by, the highest first."""
 
 
 class Results(Room):
@@ -67,12 +68,14 @@ class Results(Room):
         priority: Priority | None,
         *,
         report_not_scored: bool = False,
+        report_after_s: float = 0.0,
     ) -> Job | None:
-        """Take a score: the study is scored and its REPORT job ready.
+        """Take a score: the study is scored and its REPORT job ready, in `report_after_s` seconds.
 
         A score that says ``not_scored`` makes the study unsuitable; it then gets a REPORT job only with
-        `report_not_scored`. If an earlier revision was scored, its priority stays: a late image never lets a study
-        sink that was lifted. Of several images only the one that the score is of stays a source.
+        `report_not_scored`. The priority of an earlier revision stays, and its percentile with it, unless this one's is
+        as high: a late image, whatever it shows, never lets a study sink that was lifted. The notes say so. Of several
+        images only the one that the score is of stays a source.
 
         Returns
         -------
@@ -92,7 +95,17 @@ class Results(Room):
                 connection.execute(delete(schema.source).where(*others))
             if score.not_scored and not report_not_scored:
                 return None
-            return self._arm(connection, study.id, Stage.REPORT, job.bundle_digest)
+            return self._arm(connection, study.id, Stage.REPORT, job.bundle_digest, delay_s=report_after_s)
+
+    def report_now(self, study_id: int) -> None:
+        """Let a REPORT job that waits for its time be done at once; fine if there is none."""
+        connected = schema.job.c.study_id == study_id, schema.job.c.stage == Stage.REPORT
+        with self._database.write() as connection:
+            connection.execute(
+                update(schema.job)
+                .where(*connected, schema.job.c.state == JobState.READY, schema.job.c.attempts == 0)
+                .values(not_before=self._clock())
+            )
 
     def unsuitable(self, job_id: int, fence: int, reason: str, report: bool = False) -> Job | None:
         """Take the gate's no: the study is unsuitable, for a reason that a radiographer reads.
@@ -187,12 +200,25 @@ def _unscored(study: Study) -> dict[str, Any]:
 
 def _score_columns(study: Study, score: Score, priority: Priority | None) -> dict[str, Any]:
     columns: dict[str, Any] = {"score": json.dumps(score.to_wire())}
-    if score.passed_over:
-        columns["notes"] = "; ".join(filter(None, (study.notes, score.passed_over)))
+    told = [study.notes, score.passed_over]
     if score.not_scored:
-        return columns | _unscored(study)
-    finite = {"percentile": score.percentile, "log_posterior": score.log_posterior}
-    return columns | {"priority": priority} | {k: v if math.isfinite(v) else None for k, v in finite.items()}
+        columns |= _unscored(study)
+    else:
+        columns["log_posterior"] = _finite(score.log_posterior)
+        if _would_sink(study.priority, priority):
+            told.append(f"{study.priority} of an earlier revision stays; percentile now {score.percentile:.1f}")
+        else:
+            columns |= {"priority": priority, "percentile": _finite(score.percentile)}
+    return columns | {"notes": "; ".join(filter(None, told))}
+
+
+def _would_sink(earlier: Priority | None, priority: Priority | None) -> bool:
+    """Tell whether a study that was lifted by its earlier priority would be lifted less by another one."""
+    return earlier in _LIFTED and earlier is not priority and priority is not _LIFTED[0]
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def _replace_sources(connection: Connection, study: Study, sop_instance_uids: Sequence[str]) -> None:

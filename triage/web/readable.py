@@ -96,8 +96,8 @@ def verdict(item: WorklistItem) -> tuple[str, str]:
 
 
 def inherited(item: WorklistItem) -> str:
-    """Return what is said of a priority that was suggested for an earlier revision; it stays until there is another."""
-    if item.priority is None or item.log_posterior is not None:
+    """Return what is said of a priority that was suggested for an earlier revision; it stays unless one is as high."""
+    if item.priority is None or item.percentile == item.percentile_now:
         return ""
     return f"{item.priority} of an earlier revision" if item.state == State.FAILED else "of an earlier revision"
 

@@ -4,6 +4,7 @@ Identifiers and names are as DICOM has them (``Doe^Jane``, ``20260131``); only t
 """
 
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Self
 
 from pydantic import BaseModel, Field
@@ -48,7 +49,10 @@ class WorklistItem(BaseModel):
     priority: Priority | None = Field(
         description="suggested by the model, perhaps for an earlier revision; null: no score. LOW is not 'normal'"
     )
-    percentile: float | None = Field(description="abnormality percentile, 0 to 100, of the calibration reference")
+    percentile: float | None = Field(
+        description="abnormality percentile, 0 to 100, of the calibration reference: the one that the priority is from"
+    )
+    percentile_now: float | None = Field(description="of this revision's own score; null: it has none")
     log_posterior: float | None = Field(description="log p(x|normal) - log p(x), nats")
     percentiles: dict[str, float] = Field(
         description="abnormality percentile by estimator: flows, set_classifier, local_classifier, …"
@@ -57,6 +61,7 @@ class WorklistItem(BaseModel):
     calibrated: float | None = Field(description="probability of an abnormality, where labels were calibrated on")
     prevalence: float | None = Field(description="the share of abnormal studies that it takes for granted")
     model: str | None = Field(description="bundle that scored it: name, version, start of the digest")
+    compute: str | None = Field(description="device and precision that scored it; a preview says so")
     calibration: str | None = Field(description="reference set that the percentile is against")
     waited_s: float = Field(description="seconds since arrival, or until it was read")
     overdue: bool = Field(description="waited longer than rank.max_wait_s")
@@ -86,12 +91,14 @@ class WorklistItem(BaseModel):
             notes=study.notes,
             priority=study.priority,
             percentile=study.percentile,
+            percentile_now=ranked.percentile if ranked and isfinite(ranked.percentile) else None,
             log_posterior=study.log_posterior,
             percentiles=ranked.percentiles if ranked else {},
             p_value=ranked.p_value if ranked else None,
             calibrated=ranked.calibrated if ranked else None,
             prevalence=ranked.prevalence if ranked else None,
             model=model_of(study),
+            compute=(score.compute or None) if score else None,
             calibration=(score.calibration or None) if score else None,
             waited_s=round(waited_s(study, now), 3),
             overdue=is_overdue(study, now, rank),
