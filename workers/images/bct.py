@@ -61,11 +61,14 @@ _Said = TypeVar("_Said", str, bool, float)
 
 
 class _RefusedError(NotScoredError):
-    """A stack is refused; how far it came tells which of several refusals explains the study best."""
+    """A stack is refused; how far it came tells which of several refusals explains the study best.
 
-    def __init__(self, stage: int, message: str) -> None:
+    ``beside`` says what it was where another one was scored.
+    """
+
+    def __init__(self, stage: int, message: str, beside: str = "") -> None:
         super().__init__(message)
-        self.stage = stage
+        self.stage, self.beside = stage, beside or message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +127,10 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
         unplaced[str(ds.get("SeriesInstanceUID", ""))] += len(lost)
         refused += [_RefusedError(1, exc.message) for exc in lost]
     held = unplaced + Counter(frame.series for frame in frames if "LOCALIZER" not in frame.image_type)
-    tried: list[str] = []
     candidates, others = _candidates(frames)
     refused += others
+    tried: list[str] = []
+    passed_over = ", ".join(dict.fromkeys(exc.beside for exc in refused))
     left = MAX_DECODED
     for candidate in candidates:
         if len(candidate.stack.frames) > left:
@@ -140,7 +144,9 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
             refused.append(_RefusedError(9, exc.message))
             tried.append(f"slices that came first not scored: {exc.message}")
             continue
-        return replace(prepared, notes=[*prepared.notes, *_choice(candidate, len(candidates)), *dict.fromkeys(tried)])
+        told = [*_choice(candidate, len(candidates)), *dict.fromkeys(tried)]
+        told += [f"not scored: {passed_over}"] if passed_over else []
+        return replace(prepared, notes=[*prepared.notes, *told])
     furthest = max((exc.stage for exc in refused), default=0)
     reasons = dict.fromkeys(exc.message for exc in refused if exc.stage == furthest)
     raise NotScoredError("; ".join(list(reasons)[:2]) or "no CT slices in the study")
@@ -230,12 +236,12 @@ def _candidate(members: Sequence[Frame]) -> _Candidate:
     """Judge a group of slices by its headers: by what most of them say."""
     _check_kind(_usual(f.image_type for f in members))
     if abs(members[0].normal[2]) < np.cos(np.radians(MAX_OBLIQUE_DEGREES)):
-        raise _RefusedError(3, "no axial series")
+        raise _RefusedError(3, "no axial series", "no axial slices")
     kernel = _usual(f.kernel for f in members)
     if _usual(f.contrast for f in members):
-        raise _RefusedError(5, "contrast series only")
+        raise _RefusedError(5, "contrast series only", "contrast series")
     if SHARP.search(kernel):
-        raise _RefusedError(6, "bone kernel only")
+        raise _RefusedError(6, "bone kernel only", "bone kernel")
     try:
         stack = stack_of(members)
     except NotScoredError as exc:
@@ -300,9 +306,9 @@ def _check_kind(image_type: str) -> None:
     """Refuse by ImageType (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1); absent is taken as an original."""
     kind = image_type.split()
     if "LOCALIZER" in kind:
-        raise _RefusedError(1, "localizer only")
+        raise _RefusedError(1, "localizer only", "localizer")
     if "SECONDARY" in kind:
-        raise _RefusedError(2, "only images made from other images")
+        raise _RefusedError(2, "only images made from other images", "images made from other images")
     # A lossy copy of an original axial slice must call itself DERIVED; a reformat or projection says so.
     if "DERIVED" in kind and "AXIAL" not in kind:
-        raise _RefusedError(2, "only images made from other images")
+        raise _RefusedError(2, "only images made from other images", "images made from other images")

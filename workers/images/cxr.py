@@ -29,8 +29,8 @@ Greys = npt.NDArray[np.floating[Any]]
 #: Smaller than this, an image is an icon or a detail, not a chest.
 MIN_SIDE_PIXELS = 96
 MAX_ASPECT = 2.0
-#: So many radiographs of a study are scored at most.
-MOST = 8
+#: So many radiographs of a study are scored at most: several minutes' work.
+MOST = 64
 #: A picture is averaged down to no less than so many times the grid before it is smoothed: that costs what its size
 #: costs, and smoothing much more.
 FINER = 8
@@ -83,9 +83,13 @@ def prepare_cxr(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
         except NotScoredError as exc:
             reasons.insert(0, exc.message)
             continue
-        found.setdefault(pixels.tobytes(), (candidate, pixels))
-        if len(found) == MOST:
+        if pixels.tobytes() in found:
+            reasons.append("an image that looks exactly like another")
+        elif len(found) == MOST:
+            reasons.append(f"more than {MOST} radiographs")
             break
+        else:
+            found[pixels.tobytes()] = candidate, pixels
     if not found:
         raise NotScoredError("; ".join(dict.fromkeys(reasons[:2])) or "no radiograph in the study")
     chosen, (first, *others) = zip(*found.values(), strict=True)
