@@ -11,7 +11,7 @@ from triage.config.schema import Configuration, Listen, Web
 from triage.errors import AssociationError, BundleError, DeliveryError, LedgerError, RejectedError
 from triage.ledger import Ledger
 from triage.statuses import SUCCESS
-from triage.store import IMPLEMENTATION_CLASS_UID
+from triage.store import GIB, IMPLEMENTATION_CLASS_UID, free_bytes
 from triage.transport import alive, connect
 
 Probe = Callable[[], tuple[bool, str]]
@@ -83,6 +83,14 @@ def probe_ledger(ledger: Ledger) -> tuple[bool, str]:
     except LedgerError as exc:
         return False, exc.message
     return True, "answers"
+
+
+def probe_disk(config: Configuration) -> tuple[bool, str]:
+    """Look whether there is room for what comes: below ``listen.min_free_gib`` every C-STORE is refused."""
+    free_gib = free_bytes(config.data_dir) / GIB
+    if free_gib < config.listen.min_free_gib:
+        return False, f"{free_gib:.1f} GiB free, below listen.min_free_gib: no object is taken in"
+    return True, f"{free_gib:.0f} GiB free"
 
 
 def probe_broker(config: Configuration) -> tuple[bool, str]:

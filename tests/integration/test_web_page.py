@@ -226,6 +226,10 @@ def test_a_browser_shows_the_page(ward: Ward, server: RunningServer, browser: Br
     assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(14, 19, 24)"
     # All columns fit: nobody should have to scroll sideways for the reason or the buttons.
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    # Nor where one study has a number without an end, such as a pseudonym.
+    ward.scored(99, name="X" * 64, number="0123456789abcdef" * 4)
+    browser.wait("document.querySelectorAll('tr.study').length === 29")
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
     picture = tmp_path / "worklist.png"
     picture.write_bytes(browser.picture())
     assert picture.stat().st_size > 50_000

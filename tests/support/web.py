@@ -55,7 +55,9 @@ class Ward:
         self._count = 0
         self._notes: list[str] = []
 
-    def receive(self, *, ago_s: float = 0.0, modality: str = "CR", name: str = "Doe^Jane", uid: str = "") -> Study:
+    def receive(
+        self, *, ago_s: float = 0.0, modality: str = "CR", name: str = "Doe^Jane", uid: str = "", number: str = ""
+    ) -> Study:
         """A study whose first object arrived `ago_s` seconds ago, still receiving."""
         self._count += 1
         uid = uid or f"1.2.826.0.1.{self._count}"
@@ -75,8 +77,8 @@ class Ward:
                 association_id=f"a{self._count}",
                 scorable=True,
                 patient_name=name,
-                patient_id=f"P{self._count:04d}",
-                accession_number=f"A{self._count:06d}",
+                patient_id=number or f"P{self._count:04d}",
+                accession_number=number or f"A{self._count:06d}",
                 study_date="20260921",
             )
         )

@@ -13,7 +13,7 @@ from tests.support.peers import free_port
 from tests.support.redis import running_redis
 from triage.config.schema import Broker, Configuration, Listen, Models, Web
 from triage.ledger import open_ledger
-from triage.probes import echo, probe_broker, probe_ledger, probe_listener, probe_models, url_of
+from triage.probes import echo, probe_broker, probe_disk, probe_ledger, probe_listener, probe_models, url_of
 from triage.store import IMPLEMENTATION_CLASS_UID
 from triage.transport import connect
 from triage.web.readiness import Readiness, default_probes
@@ -112,6 +112,14 @@ def test_without_models_a_node_is_not_ready() -> None:
     assert probe_models(Configuration(models=Models(cxr="no-such-bundle")))[0] is False
 
 
+@pytest.mark.parametrize(("least", "ready"), [(0, True), (1e9, False)])
+def test_a_node_without_room_is_not_ready(tmp_path: Path, least: float, ready: bool) -> None:
+    """Every C-STORE is refused then: whoever sends by what /readyz says must hear of it."""
+    found, told = probe_disk(Configuration(data_dir=tmp_path, listen=Listen(min_free_gib=least)))
+    assert found is ready
+    assert ("below listen.min_free_gib" in told) is not ready
+
+
 def test_without_a_broker_the_roles_are_unknown(tmp_path: Path) -> None:
     config = Configuration(data_dir=tmp_path, broker=Broker(url=f"redis://127.0.0.1:{free_port()}/0"))
     with closing(open_ledger(config)) as ledger:
@@ -120,6 +128,7 @@ def test_without_a_broker_the_roles_are_unknown(tmp_path: Path) -> None:
         assert probes["dispatcher"]()[0] is False
     assert set(probes) == {
         "listener",
+        "disk",
         "ledger",
         "broker",
         "score worker",

@@ -79,14 +79,17 @@ def list_studies(
 ) -> None:
     """List studies, newest first; those that are superseded only when --state asks for them."""
     configuration = configuration_of(ctx, config)
-    studies = open_ledger(configuration).studies(state, limit)
+    ledger = open_ledger(configuration)
+    studies = ledger.studies(state, limit)
     now = time.time()
     items = [WorklistItem.of(study, now=now, rank=configuration.rank) for study in studies]
     if as_json:
         print_json(list(items))
         return
+    total = ledger.count_studies(state) if len(items) == limit else len(items)
+    number = f"{len(items)} of {total}" if total > len(items) else f"{total}"
     print_table(
-        f"{len(items)} studies" + (f", {state}" if state else ""),
+        f"{number} studies" + (f", {state}" if state else ""),
         ["study", "patient", "mod.", "state", "reason", "priority", "percentile", "arrived", "waited"],
         [
             [

@@ -3,9 +3,9 @@
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 DEFAULT_QUIET_S: dict[str, float] = {"CR": 5.0, "DX": 5.0, "CT": 20.0}
 
@@ -156,6 +156,12 @@ class Rank(Section):
     high_percentile: float = Field(95, ge=0, le=100, description="abnormality percentile from which a study is HIGH")
     medium_percentile: float = Field(80, ge=0, le=100, description="… from which it is MEDIUM")
     max_wait_s: float = Field(14400, gt=0, description="a study that waited longer goes before every AI priority")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.medium_percentile > self.high_percentile:
+            raise ValueError("medium_percentile is above high_percentile: no study could be MEDIUM")
+        return self
 
 
 class Web(Section):

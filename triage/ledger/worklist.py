@@ -93,10 +93,15 @@ class Worklist(Room):
 
     def studies(self, state: str | None = None, limit: int = 100) -> list[Study]:
         """Return the current revisions, or all revisions in a state, newest first."""
-        wanted = schema.study.c.state == state if state else schema.study.c.is_current
-        query = select(schema.study).where(wanted).order_by(schema.study.c.id.desc()).limit(limit)
+        query = select(schema.study).where(_asked(state)).order_by(schema.study.c.id.desc()).limit(limit)
         with self._database.read() as connection:
             return [to_study(row) for row in connection.execute(query)]
+
+    def count_studies(self, state: str | None = None) -> int:
+        """Return how many revisions `studies` would return without a limit."""
+        query = select(func.count()).select_from(schema.study).where(_asked(state))
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def study(self, study_instance_uid: str) -> Study:
         """Return the current revision of a study.
@@ -165,6 +170,10 @@ class Worklist(Room):
         with self._database.read() as connection:
             found = {row[0]: int(row[1]) for row in connection.execute(query)}
         return {state: found.get(state, 0) for state in State}
+
+
+def _asked(state: str | None) -> ColumnElement[bool]:
+    return schema.study.c.state == state if state else schema.study.c.is_current
 
 
 def _tier(now: float, rank: RankPolicy) -> ColumnElement[int]:

@@ -5,7 +5,9 @@ import re
 import tempfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import IO
 
@@ -121,9 +123,17 @@ def read_header(
         patient_name=text(PATIENT_NAME),
         patient_id=text(PATIENT_ID),
         accession_number=text(ACCESSION_NUMBER),
-        study_date=re.sub(r"[^0-9]", "", text(STUDY_DATE))[:8],
+        study_date=_date(text(STUDY_DATE)),
         study_description=text(STUDY_DESCRIPTION),
     )
+
+
+def _date(value: str) -> str:
+    """Return a DA, or the older form with dots, as ``YYYYMMDD``; empty where it is no date that people know."""
+    digits = re.sub(r"[^0-9]", "", value)[:8]
+    with suppress(ValueError):
+        return date.fromisoformat(digits).strftime("%Y%m%d")
+    return ""
 
 
 def _find(file: IO[bytes], offset: int, syntax: UID, scratch: Path, check_free: Callable[[], None]) -> dict[int, bytes]:

@@ -10,7 +10,7 @@ import structlog
 
 from triage.config.schema import Configuration
 from triage.ledger import Ledger
-from triage.probes import Probe, probe_broker, probe_ledger, probe_listener, probe_models, probe_role
+from triage.probes import Probe, probe_broker, probe_disk, probe_ledger, probe_listener, probe_models, probe_role
 from triage.web.schemas import Part, ReadinessAnswer
 
 log = structlog.get_logger(__name__)
@@ -71,9 +71,10 @@ def _ask(probe: Probe) -> Part:
 
 
 def default_probes(config: Configuration, ledger: Ledger) -> dict[str, Probe]:
-    """Return the probes of every part a node needs: listener, ledger, broker, the workers, dispatcher, models."""
+    """Return the probes of every part a node needs: listener, disk, ledger, broker, the workers, dispatcher, models."""
     probes: dict[str, Probe] = {
         "listener": lambda: probe_listener(config.listen),
+        "disk": lambda: probe_disk(config),
         "ledger": lambda: probe_ledger(ledger),
         "broker": lambda: probe_broker(config),
         "models": _remembered(lambda: probe_models(config), BUNDLE_CACHE_S),
