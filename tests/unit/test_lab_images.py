@@ -128,6 +128,21 @@ def test_a_copy_is_the_same_image_of_the_same_patient(tmp_path: Path, pictures: 
     assert set(mixture.patients) == {normal.patients[2]} == {normal.patients[3]}
 
 
+def test_a_picture_that_was_saved_anew_is_the_same_image(tmp_path: Path, pictures: np.ndarray) -> None:
+    """Other bytes, the same pixels: nobody may be trained on in one set and be calibrated on in the other."""
+    for number, pixels in enumerate(pictures[:6]):
+        written(pixels, tmp_path / f"normal/{number}.png")
+        Image.fromarray(pixels).save(tmp_path / "anew.png", compress_level=1)
+        (tmp_path / "mixture").mkdir(exist_ok=True)
+        (tmp_path / "anew.png").rename(tmp_path / f"mixture/{number}.png")
+    apart = [load([str(tmp_path / name)], GRID, "CXR") for name in ("normal", "mixture")]
+    assert not set(apart[0].patients) & set(apart[1].patients)
+    normal, mixture = linked(apart)
+    assert not set(normal.keys) & set(mixture.keys)
+    assert normal.looks == [mixture.looks[mixture.patients.index(patient)] for patient in normal.patients]
+    assert len(set(normal.patients)) == 6
+
+
 def test_a_sub_folder_is_the_same_patient_in_every_set(tmp_path: Path, pictures: np.ndarray) -> None:
     for number, place in enumerate(["normal/P1/a", "mixture/P1/b", "mixture/P2/c", "mixture/P3/d"]):
         written(pictures[number], tmp_path / f"{place}.png")

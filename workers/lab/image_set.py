@@ -33,6 +33,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def looks(self) -> list[str]:
+        """One hash an image, the same for the same pixels on the grid, be the file another one."""
+        return [hashlib.sha256(pixels.tobytes()).hexdigest()[:24] for pixels in self.pixels]
+
     def select(self, wanted: Sequence[bool]) -> Self:
         """Return the images where ``wanted`` is true."""
         index = [i for i, want in enumerate(wanted) if want]
@@ -63,14 +68,15 @@ class ImageSet:
 def linked(sets: Sequence[ImageSet]) -> list[ImageSet]:
     """Return the sets with one name for each patient: who has the same image under two names is one patient.
 
-    A copy of a file in another folder is the same image, but its folder may make another patient of it; without this,
-    the copy could be trained on in one set and be calibrated on in the other.
+    A copy of a file in another folder, or a picture that was saved anew, is the same image, but another patient may be
+    made of it; without this, the copy could be trained on in one set and be calibrated on in the other.
     """
     names = DisjointSet(name for images in sets for name in images.patients)
     owner: dict[str, str] = {}
     for images in sets:
-        for key, patient in zip(images.keys, images.patients, strict=True):
-            names.merge(owner.setdefault(key, patient), patient)
+        for key, look, patient in zip(images.keys, images.looks, images.patients, strict=True):
+            for known in (key, look):
+                names.merge(owner.setdefault(known, patient), patient)
     one = {name: min(subset) for subset in names.subsets() for name in subset}
     return [ImageSet(images.pixels, images.keys, tuple(one[name] for name in images.patients)) for images in sets]
 

@@ -179,7 +179,7 @@ def _verified(folder: Path, models: Models, device: "torch.device", precision: "
         return VerifiedRow(**asdict(row) | {"problem": f"its weights cannot be used: {type(exc).__name__}"})
     problem, apart = "", ratio.device_error_nats
     if not golden.passed:
-        logits = f" and {golden.logit_error:.3g} off in a classifier's value" if golden.logit_error else ""
+        logits = f" and {golden.logit_error:.3g} in a classifier's value" if golden.logit_error else ""
         problem = f"scores its golden input {golden.error:.3g} nats{logits} off: don't score on this machine"
     elif not ratio.passed:
         problem = f"{precision} moves the log ratio by {ratio.error_nats:.3g} nats, {GATE_NATS} are allowed"

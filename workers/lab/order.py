@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -131,8 +131,9 @@ class Order:
 
 
 def _raw(loaded: Loaded, images: ImageSet, excluded: frozenset[str]) -> list[Raw]:
-    pairs = zip(images.keys, images.patients, strict=True)
-    return [loaded.raw[key] for key, patient in pairs if patient not in excluded]
+    """Return images as they came, each known by its look on the grid: a picture that was saved anew is the same."""
+    each = zip(images.keys, images.looks, images.patients, strict=True)
+    return [replace(loaded.raw[key], identity=look) for key, look, patient in each if patient not in excluded]
 
 
 def _images(sources: Sequence[str], recipe: Preset) -> ImageSet:
