@@ -5,7 +5,7 @@ the same within the lungs (where the place alone tells nothing), and the pointin
 BCT: CT-ICH volumes with hemorrhage that no flow saw: AUC of slices within a volume, and whether the first slice shown
 has hemorrhage. Means over images or volumes with 95 % bootstrap intervals over them (each a patient's). Raw, and
 standardised by the maps of normals that are neither tested nor trained on (BCT: not trained on); the shipped one also
-as the bundle standardises it.
+as the bundle standardises it. A head's local map is standardised slice by slice as it is made, so both rows are alike.
 
 Baselines: noise; and for CXR the mean mask of other lesions, for BCT how often each slice of other patients bleeds, and
 how much brain a slice shows (which no label tells).

@@ -272,13 +272,19 @@ def main() -> None:
         engine = Engine(Bundle.open(arguments.heads), "cpu")
         tables["head CTs"] = drifts(engine, of_head, some(heads(), arguments.images), HEAD_ALTERATIONS)
     if arguments.json:
-        print(json.dumps({"drift": tables, "correlation_with_zero_pixels": zeros}, indent=2))
+        found = {name: {row: _jsonable(values) for row, values in rows.items()} for name, rows in tables.items()}
+        print(json.dumps({"drift": found, "correlation_with_zero_pixels": zeros}, indent=2, allow_nan=False))
         return
     for name, rows in tables.items():
         mean, others = (float(np.nanmean([row[key] for row in rows.values()])) for key in MEANS)
         show(f"{name}: drift of the percentile, mean {mean:.1f} points, without itself {others:.1f}", rows)
     for name, row in zeros.items():
         print(f"correlation with zero pixels, {name}:", ", ".join(f"{key} {value:+.2f}" for key, value in row.items()))
+
+
+def _jsonable(row: Mapping[str, float]) -> dict[str, float | None]:
+    """Return a row as JSON has it: where every picture was refused there is no number."""
+    return {key: value if np.isfinite(value) else None for key, value in row.items()}
 
 
 def some(items: list, count: int) -> list:
