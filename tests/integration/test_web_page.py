@@ -85,6 +85,9 @@ def fill(ward: Ward) -> None:
 
 def test_the_page_shows_the_worklist_in_rank_order(ward: Ward, server: RunningServer) -> None:
     fill(ward)
+    # A late image that looks normal: the study stays where it was, and says what it scores now.
+    again = ward.reported(96.5, ago_s=2800, name="Late^Normal")
+    ward.scored(12.0, name="Late^Normal", uid=again.study_instance_uid)
     with server.browser() as browser:
         page = browser.get("/").text
         items = browser.get("/api/worklist").json()["items"]
@@ -116,6 +119,9 @@ def test_the_page_shows_the_worklist_in_rank_order(ward: Ward, server: RunningSe
     doubles = next(row for row in rows if row[2].startswith("Late, Double"))
     assert (doubles[1], doubles[7]) == ("HIGH of an earlier revision", "several slices lie at the same position")
     assert doubles[8] == "98.5"
+    normal = next(row for row in rows if row[2].startswith("Late, Normal"))
+    assert (normal[1], normal[8]) == ("HIGH of an earlier revision", "96.5")
+    assert normal[7] == "HIGH of an earlier revision stays; percentile now 12.0"
     noted = next(row for row in rows if row[2].startswith("Noted, Study"))
     assert noted[7] == "27 of 28 slices of the series; <b>5 mm</b>"
     assert {row[1] for row in rows if row[6] == "unsuitable"} == {"NOT SCORED"}

@@ -67,6 +67,7 @@ SEE = "see: triage-node config init --print"
         ('[ledger]\nurl = "mysql://x"', "ledger.url", SEE),
         ('[broker]\nurl = "amqp://x"', "broker.url", SEE),
         ("[rank]\nmax_wait_s = inf", "rank.max_wait_s: Input should be a finite number", SEE),
+        ("[rank]\nhigh_percentile = 50", "rank: medium_percentile is above high_percentile", SEE),
         ("[complete]\nquiet_s = { CT = nan }", "finite number", SEE),
         ("not toml at all", "TOML", "mend that line"),
         ('[[listen.peer]]\nae_title = "A"\naddress = "10.0.0.0/33"', "address", SEE),

@@ -161,6 +161,15 @@ def test_the_plain_soft_series_is_scored_though_another_is_later(
     assert ("1 of 2 that show a head, series number 3" in found.notes) == is_told
 
 
+def test_what_else_the_study_holds_is_told(store: Store, head: Slices) -> None:
+    """Whoever reads that a head was scored must not think that its bone or contrast series was looked at, too."""
+    enhanced = with_(second_series(head), ContrastBolusAgent="IOMERON 300")
+    [scout] = with_(second_series(head)[:1], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SOPInstanceUID="1.2.9")
+    assert score_input(store(head + enhanced)).notes[-1] == "not scored: contrast series"
+    assert score_input(store(head + enhanced + [scout])).notes[-1] == "not scored: localizer, contrast series"
+    assert not any("not scored" in note for note in score_input(store(head)).notes)
+
+
 SOFT = "H30s H31s H37s H40s H45s J30s J37s J40s J45s Hr32 Hr38f Hr40f Hr44 Qr40 B30s FC21 FC26 FC64 UB STANDARD SOFT"
 
 
