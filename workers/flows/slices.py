@@ -14,4 +14,4 @@ def smoothed_slices(
     grey = pixels[None] if pixels.ndim == 2 else pixels
     if sigma:
         grey = ndimage.gaussian_filter(grey.astype(np.float32), (0, sigma, sigma))
-    return torch.from_numpy(np.ascontiguousarray(grey)).to(device, torch.float32)
+    return torch.from_numpy(np.array(grey, np.float32)).to(device)  # a copy: what a message brings can't be written to
