@@ -15,6 +15,7 @@ from triage.bundles import MIXTURE, NORMAL, Bundle, write_bundle
 from triage.errors import ConfigurationError
 from workers.flows.engine import Engine
 from workers.lab import recalibrate as recalibrate_module
+from workers.lab.calibrate import admissible
 from workers.lab.cli import register
 from workers.lab.images import load
 from workers.lab.recalibrate import Site, recalibrate
@@ -122,6 +123,22 @@ def test_a_normal_far_from_the_others_that_would_be_scored_is_a_reference(site: 
     assert not recalibrate_module._plausible(recalibrate_module._measure(found, "cpu", lambda: None)).all()
     made, _ = recalibrate(found, tmp_path / "local", device="cpu")
     assert len(made.calibration.normal_reference) == made.calibration.images == COUNT + 1
+
+
+@pytest.mark.parametrize(
+    ("lowest", "bound", "admitted"), [(1.0, None, 0.0), (1.0, -0.7, -0.7), (-3.0, -0.7, -6.0), (-3.0, -9.0, -9.0)]
+)
+def test_a_ratio_is_unlike_below_its_bound_and_all_that_trained_flows_show(
+    lowest: float, bound: float | None, admitted: float
+) -> None:
+    """Exact densities never go below log pi; trained flows do, on images as good as any: by so much it is let through.
+
+    Every level's part has the range of the references alone.
+    """
+    rows = [{"ratio": ratio, "ratio.level1": ratio / 2} for ratio in (lowest, 3.0)]
+    ranges = admissible(rows, lambda quantity: 0.5, None if bound is None else (bound, -0.1))
+    assert ranges["ratio"] == (admitted, 3.0 + (3.0 - lowest) / 2)
+    assert ranges["ratio.level1"] == (lowest / 2 - (3.0 - lowest) / 4, 1.5 + (3.0 - lowest) / 4)
 
 
 def test_too_few_images_or_labels_and_contradicting_labels(site: Path, tmp_path: Path) -> None:
