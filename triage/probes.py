@@ -86,7 +86,7 @@ def probe_ledger(ledger: Ledger) -> tuple[bool, str]:
 
 
 def probe_disk(config: Configuration) -> tuple[bool, str]:
-    """Look whether there is room for what comes: below ``listen.min_free_gib`` every C-STORE is refused."""
+    """Look whether this machine has room for what comes: below ``listen.min_free_gib`` every C-STORE is refused."""
     free_gib = free_bytes(config.data_dir) / GIB
     if free_gib < config.listen.min_free_gib:
         return False, f"{free_gib:.1f} GiB free, below listen.min_free_gib: no object is taken in"

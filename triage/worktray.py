@@ -18,7 +18,7 @@ from triage.messages import ModelInput, Relevance
 # What msgpack and the records raise on bytes that aren't theirs, and the disk on what it cannot give back.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 _INPUT_WANTED = frozenset({State.PREPARING, State.SCORING})
-_MAP_WANTED = frozenset({State.SCORED})
+_MAP_WANTED = frozenset({State.SCORING, State.SCORED})
 # A younger file may belong to a study whose state has just changed.
 _SWEPT_AFTER_S = 600.0
 

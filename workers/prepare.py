@@ -28,8 +28,9 @@ from workers.images.backdrop import backdrop
 log = structlog.get_logger(__name__)
 
 _RETRY_S = 10.0
-#: So long a report waits for a map whose score worker says nothing more; the worklist has the score meanwhile.
-_MAP_WAIT_S = 120.0
+#: So long a report waits for a map at most: its score worker may have died. The worklist has the score meanwhile. The
+#: slowest maps, gradients of paper-size flows on a CPU, take four minutes.
+_MAP_WAIT_S = 300.0
 
 
 class NodeTasks:
@@ -78,7 +79,7 @@ class NodeTasks:
         self._doorbell.ring(Stage.REPORT)
 
     def scored(self, job_id: int, fence: int, wire: dict[str, Any], map_follows: bool = False) -> None:
-        """Take a score in, then report it: at once, or when its relevance map has come."""
+        """Take a score in, then report it: at once, or when its relevance map has come, or takes too long."""
         with self._pulse.busy(Stage.SCORE, job_id):
             score = Score.from_wire(wire)
             priority = suggested_priority(score.percentile, self._config.rank) if not score.not_scored else None
@@ -88,16 +89,23 @@ class NodeTasks:
                 score,
                 priority,
                 report_not_scored=self._report_not_scored,
-                report_after_s=_MAP_WAIT_S if map_follows else 0.0,
+                # A program of before sent the map itself here.
+                report_after_s=_MAP_WAIT_S if map_follows is True else 0.0,
             )
-            self._tidy(self._ledger.job(job_id).study_id)
+            study_id = self._ledger.job(job_id).study_id
+            if map_follows and self._tray.get_relevance(study_id) is not None:  # another worker took it in meanwhile
+                self._ledger.report_now(study_id)
+            self._tidy(study_id)
         self._doorbell.ring(Stage.REPORT)
         self._doorbell.ring(Stage.SCORE)
 
     def mapped(self, job_id: int, fence: int, wire: dict[str, Any] | None) -> None:
-        """Take in the relevance map of a study that was scored under this lease, or that there is none; report it."""
+        """Take in the relevance map of a study that was scored under this lease, or that there is none; report it.
+
+        It may come before the score, where several workers take answers in.
+        """
         job = self._ledger.job(job_id)
-        if job.fence == fence and self._ledger.study_by_id(job.study_id).state is State.SCORED:
+        if job.fence == fence and self._ledger.study_by_id(job.study_id).state in (State.SCORING, State.SCORED):
             if wire is not None:
                 self._keep_map(job, wire)
             self._ledger.report_now(job.study_id)

@@ -19,7 +19,6 @@ from triage.errors import BundleError
 from triage.messages import ModelInput, Relevance, Score, Stage
 from triage.transport import MAPPED_TASK, REFUSED_TASK, SCORE_TASK, SCORED_TASK, Pulse, send
 from workers.flows.engine import Engine
-from workers.flows.threads import one_thread_each
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +52,9 @@ def make_task(app: Celery, engines: dict[str, Engine], pulse: Pulse) -> Callable
             answer = _answer(engines, job_id, bundle_digest, wire)
             pulse.answered(job_id, fence)
             send(app, answer.task, job_id, fence, *answer.args)
-            if answer.to_map is not None:  # the score is on its way: it waits for no map, and isn't lost with one
+            if (
+                answer.to_map is not None
+            ):  # the score is on its way, and can't be lost with its map
                 relevance = map_one(engines[bundle_digest], answer.to_map)
                 send(app, MAPPED_TASK, job_id, fence, None if relevance is None else relevance.to_wire())
 
@@ -80,7 +81,7 @@ def _answer(engines: dict[str, Engine], job_id: int, bundle_digest: str, wire: d
         log.error("score_broke", job=job_id, error=type(exc).__name__)
         return _Answer(REFUSED_TASK, (f"the score worker broke: {type(exc).__name__}",))
     log.info("scored", job=job_id, model_time_s=round(score.model_time_s, 3))
-    wanted = model_input.relevance and not score.not_scored
+    wanted = model_input.relevance and not score.not_scored and engines[bundle_digest].mapper is not None
     to_map = model_input.each()[score.chosen] if wanted else None
     return _Answer(SCORED_TASK, (score.to_wire(), wanted), to_map)
 
@@ -88,9 +89,7 @@ def _answer(engines: dict[str, Engine], job_id: int, bundle_digest: str, wire: d
 def map_one(engine: Engine, model_input: ModelInput) -> Relevance | None:
     """Return the relevance map of a scored input; None if its bundle makes none, or if anything goes wrong."""
     try:
-        # On a busy machine torch's own threads wait for one another much longer than one thread computes.
-        with one_thread_each(engine.device):
-            return engine.mapper(model_input.pixels) if engine.mapper is not None else None
+        return engine.mapper(model_input.pixels) if engine.mapper is not None else None
     except Exception as exc:  # noqa: BLE001 - as said
         log.error("relevance_map_failed", bundle=engine.bundle.name, error=type(exc).__name__)
         return None

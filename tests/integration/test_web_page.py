@@ -120,7 +120,7 @@ def test_the_page_shows_the_worklist_in_rank_order(ward: Ward, server: RunningSe
     assert (doubles[1], doubles[7]) == ("HIGH of an earlier revision", "several slices lie at the same position")
     assert doubles[8] == "98.5"
     normal = next(row for row in rows if row[2].startswith("Late, Normal"))
-    assert (normal[1], normal[8]) == ("HIGH of an earlier revision", "96.5")
+    assert (normal[1], normal[8]) == ("HIGH of an earlier revision", "96.5 now 12.0")
     assert normal[7] == "HIGH of an earlier revision stays; percentile now 12.0"
     noted = next(row for row in rows if row[2].startswith("Noted, Study"))
     assert noted[7] == "27 of 28 slices of the series; <b>5 mm</b>"

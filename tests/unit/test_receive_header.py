@@ -255,7 +255,8 @@ def test_texts_hold_no_control_characters(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "date"), [(b"20260131", "20260131"), (b"2026.01.31", "20260131"), (b"31.01.2026", ""), (b"2026", "")]
+    ("value", "date"),
+    [(b"20260131", "20260131"), (b"2026.01.31", "20260131"), (b"31.01.2026", ""), (b"2026", ""), (b"00010101", "")],
 )
 def test_what_is_no_date_is_not_shown_as_another(tmp_path: Path, value: bytes, date: str) -> None:
     assert _read(tmp_path, _minimal(_element(0x00080020, b"DA", value))).study_date == date

@@ -1,6 +1,9 @@
-"""The score task: of several images of a study the most abnormal one counts, wherever it stands."""
+"""The score task: the most abnormal of several images counts, wherever it stands; a score doesn't wait for its map."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +12,11 @@ from pydicom import dcmread
 from tests.support.peers import shared
 from triage.bundles import Bundle, models_folder
 from triage.config.schema import Models
-from triage.messages import ModelInput
+from triage.messages import ModelInput, Relevance, Score
 from workers.flows.engine import Engine
 from workers.images.cxr import cxr_tensor
 from workers.images.pixels import displayed
-from workers.score import score_one
+from workers.score import make_task, score_one
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +47,44 @@ def test_the_most_abnormal_image_counts(engine: Engine) -> None:
     none = score_one(engines, digest, ModelInput(modality="CXR", pixels=noise, others=(noise,)))
     assert none.not_scored
     assert not none.passed_over
+
+
+class Wire:
+    """Stands for broker and pulse: what is sent, in order."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, tuple[Any, ...]]] = []
+
+    def send_task(self, task: str, args: tuple[Any, ...], **_: object) -> None:
+        self.sent.append((task, args))
+
+    @contextmanager
+    def busy(self, *_: object) -> Iterator[None]:
+        yield
+
+    def answered(self, *_: object) -> None:
+        self.sent.append(("answered", ()))
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_score_is_sent_before_its_map_is_made(engine: Engine, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire, mapper = Wire(), engine.mapper
+    assert mapper is not None
+
+    def late(pixels: np.ndarray) -> Relevance:
+        assert [task for task, _ in wire.sent] == ["answered", "report.scored"]
+        return mapper(pixels)
+
+    monkeypatch.setitem(engine.__dict__, "mapper", late)
+    file = sorted(shared("data", "dicom_cxr").glob("*.dcm"))[0]
+    pixels = cxr_tensor(displayed(dcmread(file))[0], (128, 128))
+    task = make_task(wire, {engine.bundle.digest: engine}, wire)  # type: ignore[arg-type]
+    task(7, 3, engine.bundle.digest, ModelInput(modality="CXR", pixels=pixels, relevance=wanted).to_wire())
+    (_, _), (_, scored), *mapped = wire.sent
+    assert scored[:2] == (7, 3)
+    assert Score.from_wire(scored[2]).percentile > 0
+    assert scored[3] is wanted
+    assert [name for name, _ in mapped] == (["report.mapped"] if wanted else [])
+    for _, args in mapped:
+        assert args[:2] == (7, 3)
+        assert Relevance.from_wire(args[2]).values.shape == (32, 32)

@@ -206,7 +206,8 @@ def _score_columns(study: Study, score: Score, priority: Priority | None) -> dic
     else:
         columns["log_posterior"] = _finite(score.log_posterior)
         if _would_sink(study.priority, priority):
-            told.append(f"{study.priority} of an earlier revision stays; percentile now {score.percentile:.1f}")
+            now = int(score.percentile * 10) / 10 if math.isfinite(score.percentile) else score.percentile
+            told.append(f"{study.priority} of an earlier revision stays; percentile now {now:.1f}")  # cut, as elsewhere
         else:
             columns |= {"priority": priority, "percentile": _finite(score.percentile)}
     return columns | {"notes": "; ".join(filter(None, told))}

@@ -19,6 +19,8 @@ from triage.store import WATERMARK_STEP
 from triage.text import decode, terms_of
 from triage.uids import checked_uid
 
+#: Before it nobody was examined by X-rays; programs write the year 1 where they know no date.
+FIRST_YEAR = 1895
 SPECIFIC_CHARACTER_SET = 0x00080005
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
@@ -132,7 +134,7 @@ def _date(value: str) -> str:
     """Return a DA, or the older form with dots, as ``YYYYMMDD``; empty where it is no date that people know."""
     digits = re.sub(r"[^0-9]", "", value)[:8]
     with suppress(ValueError):
-        return date.fromisoformat(digits).strftime("%Y%m%d")
+        return digits if date.fromisoformat(digits).year >= FIRST_YEAR else ""
     return ""
 
 

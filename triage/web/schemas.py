@@ -50,9 +50,9 @@ class WorklistItem(BaseModel):
         description="suggested by the model, perhaps for an earlier revision; null: no score. LOW is not 'normal'"
     )
     percentile: float | None = Field(
-        description="abnormality percentile, 0 to 100, of the calibration reference: the one that the priority is from"
+        description="abnormality percentile, 0 to 100, that the priority is from: perhaps an earlier revision's"
     )
-    percentile_now: float | None = Field(description="of this revision's own score; null: it has none")
+    percentile_now: float | None = Field(description="of this revision's own score, by `model`; null: it has none")
     log_posterior: float | None = Field(description="log p(x|normal) - log p(x), nats")
     percentiles: dict[str, float] = Field(
         description="abnormality percentile by estimator: flows, set_classifier, local_classifier, …"

@@ -34,6 +34,7 @@ from workers.flows.classifiers import NONE, Classifiers
 from workers.flows.flow_maps import Expected, raw_maps
 from workers.flows.posterior import Posterior
 from workers.flows.set_classifier import SetClassifier
+from workers.flows.threads import one_thread_each
 from workers.flows.transform import FlowGrid
 
 Maps = npt.NDArray[np.float64]
@@ -269,7 +270,9 @@ def maps_of(
     if kind == "local":
         if classifiers.local is None:
             raise ValueError("the bundle has no local classifier")
-        return classifiers.local.maps(pixels, size)
+        # On a busy machine torch's own threads wait for one another much longer than one thread computes.
+        with one_thread_each(classifiers.local.device):
+            return classifiers.local.maps(pixels, size)
     grey = FlowGrid.of(manifest)(pixels)
     if kind == "difference":
         if expected is None:

@@ -68,7 +68,7 @@ class _RefusedError(NotScoredError):
 
     def __init__(self, stage: int, message: str, beside: str = "") -> None:
         super().__init__(message)
-        self.stage, self.beside = stage, beside or message
+        self.stage, self.beside = stage, beside or f"a series ({message})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
     candidates, others = _candidates(frames)
     refused += others
     tried: list[str] = []
-    passed_over = ", ".join(dict.fromkeys(exc.beside for exc in refused))
+    passed_over = [f"not scored: {beside}" for beside in dict.fromkeys(exc.beside for exc in refused)]
     left = MAX_DECODED
     for candidate in candidates:
         if len(candidate.stack.frames) > left:
@@ -144,8 +144,7 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
             refused.append(_RefusedError(9, exc.message))
             tried.append(f"slices that came first not scored: {exc.message}")
             continue
-        told = [*_choice(candidate, len(candidates)), *dict.fromkeys(tried)]
-        told += [f"not scored: {passed_over}"] if passed_over else []
+        told = [*_choice(candidate, len(candidates)), *dict.fromkeys(tried), *passed_over]
         return replace(prepared, notes=[*prepared.notes, *told])
     furthest = max((exc.stage for exc in refused), default=0)
     reasons = dict.fromkeys(exc.message for exc in refused if exc.stage == furthest)

@@ -29,8 +29,8 @@ Greys = npt.NDArray[np.floating[Any]]
 #: Smaller than this, an image is an icon or a detail, not a chest.
 MIN_SIDE_PIXELS = 96
 MAX_ASPECT = 2.0
-#: So many radiographs of a study are scored at most: several minutes' work.
-MOST = 64
+#: So many radiographs of a study are scored at most: with flows of the paper's size ten minutes' work on a CPU.
+MOST = 16
 #: A picture is averaged down to no less than so many times the grid before it is smoothed: that costs what its size
 #: costs, and smoothing much more.
 FINER = 8

@@ -51,7 +51,7 @@ def calibrate(
     if preset.normal_share is not None:
         log_prior = (math.log(preset.normal_share[0]), math.log(preset.normal_share[1]))
     found = _by_estimator(preset, measured)
-    unknown = ~np.isin(images.keys, normals.keys if normals else ())
+    unknown = ~np.isin(images.looks, normals.looks if normals else ())
     mixture = {of: numbers[unknown] for of, numbers in found.items()}
     terms, normals = _weighed(_terms(preset, found), mixture, normals, measure, preset)
     draft = Calibration(
