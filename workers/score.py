@@ -52,9 +52,8 @@ def make_task(app: Celery, engines: dict[str, Engine], pulse: Pulse) -> Callable
             answer = _answer(engines, job_id, bundle_digest, wire)
             pulse.answered(job_id, fence)
             send(app, answer.task, job_id, fence, *answer.args)
-            if (
-                answer.to_map is not None
-            ):  # the score is on its way, and can't be lost with its map
+            # The score is on its way, and can't be lost with its map.
+            if answer.to_map is not None:
                 relevance = map_one(engines[bundle_digest], answer.to_map)
                 send(app, MAPPED_TASK, job_id, fence, None if relevance is None else relevance.to_wire())
 
@@ -81,9 +80,17 @@ def _answer(engines: dict[str, Engine], job_id: int, bundle_digest: str, wire: d
         log.error("score_broke", job=job_id, error=type(exc).__name__)
         return _Answer(REFUSED_TASK, (f"the score worker broke: {type(exc).__name__}",))
     log.info("scored", job=job_id, model_time_s=round(score.model_time_s, 3))
-    wanted = model_input.relevance and not score.not_scored and engines[bundle_digest].mapper is not None
+    wanted = model_input.relevance and not score.not_scored and _makes_maps(engines[bundle_digest])
     to_map = model_input.each()[score.chosen] if wanted else None
     return _Answer(SCORED_TASK, (score.to_wire(), wanted), to_map)
+
+
+def _makes_maps(engine: Engine) -> bool:
+    try:
+        return engine.mapper is not None
+    except BundleError as exc:
+        log.error("relevance_map_failed", bundle=engine.bundle.name, error=str(exc))
+        return False
 
 
 def map_one(engine: Engine, model_input: ModelInput) -> Relevance | None:
