@@ -10,6 +10,7 @@ from tests.support.flows import resum, tiny_bundle, tiny_calibration, tiny_manif
 from triage.bundles import Bundle, find_bundle, list_bundles, made_beside, models_folder, new_bundle_folder
 from triage.config.schema import Models
 from triage.errors import BundleError, ConfigurationError
+from workers.lab.starter import RECIPES
 
 
 @pytest.fixture(scope="module")
@@ -179,4 +180,5 @@ def test_the_starter_bundles_are_whole_small_and_honest(modality: str, limit_mb:
     assert sum(p.stat().st_size for p in bundle.folder.iterdir()) < limit_mb * 1e6
     assert "must not be used for" in bundle.card
     assert "95 % bootstrap interval" in bundle.card
+    assert RECIPES[modality.lower()].measured in bundle.card
     assert all(source.licence and source.credit in bundle.card for source in bundle.manifest.training.data)
