@@ -40,6 +40,9 @@ MOST_OF_HEAD_MM = 260.0
 #: Brain that no slice shows, between two of them: told only, for some scans are made so.
 TOLD_UNSEEN_MM = 1.5
 
+#: So many kinds of what was not scored are told beside a score.
+MOST_TOLD = 5
+
 #: A peer's text goes no further than it is printable, and a value of VR SH long.
 _UNPRINTABLE = re.compile(r"[^ -~]")
 KERNEL_LENGTH = 16
@@ -130,7 +133,7 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
     candidates, others = _candidates(frames)
     refused += others
     tried: list[str] = []
-    passed_over = [f"not scored: {beside}" for beside in dict.fromkeys(exc.beside for exc in refused)]
+    passed_over = _beside(refused)
     left = MAX_DECODED
     for candidate in candidates:
         if len(candidate.stack.frames) > left:
@@ -149,6 +152,13 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
     furthest = max((exc.stage for exc in refused), default=0)
     reasons = dict.fromkeys(exc.message for exc in refused if exc.stage == furthest)
     raise NotScoredError("; ".join(list(reasons)[:2]) or "no CT slices in the study")
+
+
+def _beside(refused: Sequence[_RefusedError]) -> list[str]:
+    """Return what of the study was not scored, each kind once; of very many kinds the first few."""
+    kinds = list(dict.fromkeys(exc.beside for exc in refused))
+    more = [f"{len(kinds) - MOST_TOLD} more"] if len(kinds) > MOST_TOLD else []
+    return [f"not scored: {kind}" for kind in kinds[:MOST_TOLD] + more]
 
 
 def _choice(candidate: _Candidate, count: int) -> list[str]:
