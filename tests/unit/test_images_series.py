@@ -19,7 +19,7 @@ from tests.support.images import (
     with_,
 )
 from workers.images import Source
-from workers.images.bct import _candidates, _softness
+from workers.images.bct import MOST_TOLD, _beside, _candidates, _RefusedError, _softness
 from workers.images.frames import frames_of
 from workers.images.stacks import group
 
@@ -167,10 +167,14 @@ def test_what_else_the_study_holds_is_told(store: Store, head: Slices) -> None:
     [scout] = with_(second_series(head)[:1], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SOPInstanceUID="1.2.9")
     assert score_input(store(head + enhanced)).notes[-1] == "not scored: contrast series"
     assert score_input(store(head + enhanced + [scout])).notes[-2:] == [
-        "not scored: localizer", "not scored: contrast series",
+        "not scored: contrast series", "not scored: localizer",
     ]  # fmt: skip
     [stray] = second_series(head)[:1]
     assert score_input(store([*head, stray])).notes[-1] == "not scored: a series (a single slice only)"
+    kinds = [_RefusedError(number, f"only {number} slices") for number in range(1, MOST_TOLD + 5)] * 2
+    assert _beside(kinds)[0] == f"not scored: a series (only {MOST_TOLD + 4} slices)"
+    assert len(_beside(kinds)) == MOST_TOLD + 1
+    assert _beside(kinds)[-1] == "not scored: 4 more"
     assert not any("not scored" in note for note in score_input(store(head)).notes)
 
 

@@ -155,8 +155,8 @@ def prepare_bct(headers: Sequence[tuple[Source, Dataset]], grid: Preprocessing) 
 
 
 def _beside(refused: Sequence[_RefusedError]) -> list[str]:
-    """Return what of the study was not scored, each kind once; of very many kinds the first few."""
-    kinds = list(dict.fromkeys(exc.beside for exc in refused))
+    """Return what of the study was not scored, each kind once, the likeliest first; of very many kinds a few."""
+    kinds = list(dict.fromkeys(exc.beside for exc in sorted(refused, key=lambda exc: (-exc.stage, exc.beside))))
     more = [f"{len(kinds) - MOST_TOLD} more"] if len(kinds) > MOST_TOLD else []
     return [f"not scored: {kind}" for kind in kinds[:MOST_TOLD] + more]
 
