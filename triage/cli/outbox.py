@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from triage.cli.context import ConfigOption, configuration_of
-from triage.cli.studies import AsJson, Limit, Yes, actor, local_time, print_json, print_table
+from triage.cli.studies import AsJson, Limit, Yes, actor, local_time, print_json, print_table, shown_of
 from triage.ledger import OutboxState, open_ledger
 from triage.web.schemas import DeliveryItem
 
@@ -31,8 +31,7 @@ def list_outbox(
     if as_json:
         print_json(list(items))
         return
-    total = ledger.count_outbox(state, destination, settled=everything) if len(items) == limit else len(items)
-    number = f"{len(items)} of {total}" if total > len(items) else f"{total}"
+    number = shown_of(len(items), limit, lambda: ledger.count_outbox(state, destination, settled=everything))
     print_table(
         f"{number} results" + (f", {state}" if state else "" if everything else " on their way"),
         ["number", "destination", "state", "attempts", "next try", "last error", "proof"],

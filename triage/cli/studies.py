@@ -3,6 +3,7 @@
 import getpass
 import json
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -53,6 +54,12 @@ def print_json(items: list[BaseModel] | BaseModel) -> None:
     typer.echo(json.dumps(tree if tree is not None else items.model_dump(mode="json"), indent=2))  # type: ignore[union-attr]
 
 
+def shown_of(shown: int, limit: int, count: Callable[[], int]) -> str:
+    """Return how many of all are shown, ``"50 of 169"``; they are counted only where the limit may have cut."""
+    total = count() if shown == limit else shown
+    return f"{shown} of {total}" if total > shown else f"{total}"
+
+
 def local_time(moment: datetime | None) -> str:
     """Return a time as this machine's clock shows it; empty for none."""
     return "" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -86,8 +93,7 @@ def list_studies(
     if as_json:
         print_json(list(items))
         return
-    total = ledger.count_studies(state) if len(items) == limit else len(items)
-    number = f"{len(items)} of {total}" if total > len(items) else f"{total}"
+    number = shown_of(len(items), limit, lambda: ledger.count_studies(state))
     print_table(
         f"{number} studies" + (f", {state}" if state else ""),
         ["study", "patient", "mod.", "state", "reason", "priority", "percentile", "arrived", "waited"],
