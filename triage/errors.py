@@ -72,6 +72,10 @@ class BundleError(TriageError):
     """A model bundle is unknown, altered or does not fit."""
 
 
+class MachineError(TriageError):
+    """This machine's arithmetic can't be trusted with a bundle."""
+
+
 class NotScoredError(TriageError):
     """The study is not scored; the message is the reason a radiographer reads."""
 

@@ -6,8 +6,9 @@ import torch
 
 from triage.bundles import MODALITIES, find_bundle
 from triage.config import Configuration
-from triage.errors import BundleError
+from triage.errors import BundleError, MachineError
 from workers.flows.engine import Engine
+from workers.flows.golden_check import require_golden
 from workers.images.decoders import decoders_self_test
 
 Row = tuple[str, str, str, str]
@@ -25,7 +26,7 @@ def decoders(config: Configuration) -> Iterator[Row]:
 
 
 def device(config: Configuration) -> Iterator[Row]:
-    """Look at the device that the score worker would use, and load every active model on it."""
+    """Look at the device that the score worker would use, and try every active model on it."""
     asked = config.worker.device
     name = ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -36,7 +37,8 @@ def device(config: Configuration) -> Iterator[Row]:
         try:
             bundle = find_bundle(config.models, modality)
             if bundle is not None:
-                Engine(bundle, asked, precision=config.worker.precision)
-                yield f"weights {modality}", "ok", f"{bundle.name} loads on {name} in {config.worker.precision}", ""
-        except BundleError as exc:
+                golden = require_golden(Engine(bundle, asked, precision=config.worker.precision))
+                off = f"golden input within {golden.ratio_error:.1g} nats"
+                yield f"weights {modality}", "ok", f"{bundle.name} on {name} in {config.worker.precision}, {off}", ""
+        except (BundleError, MachineError) as exc:
             yield f"weights {modality}", "failed", exc.message, exc.remedy

@@ -19,22 +19,34 @@ from triage.errors import BundleError
 from triage.messages import ModelInput, Relevance, Score, Stage
 from triage.transport import MAPPED_TASK, REFUSED_TASK, SCORE_TASK, SCORED_TASK, Pulse, send
 from workers.flows.engine import Engine
+from workers.flows.golden_check import require_golden
 
 log = structlog.get_logger(__name__)
 
 
 def load_engines(config: Configuration) -> dict[str, Engine]:
-    """Load every configured bundle once; returns the engines by bundle digest.
+    """Load every configured bundle once, and try this machine on its golden input; returns the engines by digest.
 
     Raises
     ------
     BundleError
         If a bundle is missing, altered or unknown.
+    MachineError
+        If this machine doesn't score as the bundle's maker did.
     """
     engines = {}
     for bundle in active_bundles(config.models).values():
-        engines[bundle.digest] = Engine(bundle, config.worker.device, precision=config.worker.precision)
-        log.info("bundle_loaded", bundle=bundle.name, version=bundle.version, digest=bundle.digest)
+        engine = Engine(bundle, config.worker.device, precision=config.worker.precision)
+        golden = require_golden(engine)
+        log.info(
+            "bundle_loaded",
+            bundle=bundle.name,
+            version=bundle.version,
+            digest=bundle.digest,
+            compute=engine.compute,
+            golden_ratio_error_nats=golden.ratio_error,
+        )
+        engines[bundle.digest] = engine
     return engines
 
 

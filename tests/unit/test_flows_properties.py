@@ -18,9 +18,9 @@ from workers.flows.classifiers import classifier_values
 from workers.flows.engine import Engine
 from workers.flows.fused import FusedFlows
 from workers.flows.glow import Glow
+from workers.flows.golden_check import LOGIT_TOLERANCE
 from workers.flows.golden_input import GoldenInput
 from workers.flows.local_volume import NOTHING
-from workers.lab.golden import LOGIT_TOLERANCE
 
 STARTERS = Path(__file__).parents[2] / "workers" / "models"
 PROPERTY = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

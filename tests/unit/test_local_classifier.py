@@ -18,6 +18,7 @@ from triage.manifest import Local
 from triage.messages import ModelInput, Score
 from workers.flows.classifiers import Classifiers
 from workers.flows.engine import Engine
+from workers.flows.golden_check import check_golden
 from workers.flows.local_classifier import (
     LocalClassifier,
     channels,
@@ -29,7 +30,7 @@ from workers.flows.local_classifier import (
 )
 from workers.flows.relevance import maps_of
 from workers.lab.fit_local import Network, fit_local
-from workers.lab.golden import check_golden, make_golden
+from workers.lab.golden import make_golden
 from workers.lab.image_set import ImageSet
 from workers.lab.planted import with_place
 from workers.lab.presets import LocalRecipe

@@ -1,4 +1,4 @@
-"""The golden input of a bundle as it lies there; `workers.lab.golden` makes it and checks a machine by it."""
+"""The golden input of a bundle as it lies there; `workers.lab.golden` makes it, `golden_check` tries machines on it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

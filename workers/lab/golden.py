@@ -1,28 +1,15 @@
-"""The golden input of a bundle: a fictional image with its known score, by which a machine's arithmetic is checked."""
-
-from dataclasses import dataclass
-from math import inf
+"""Makes the golden input of a bundle: a fictional image with its score, on which `workers.flows` tries machines."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from triage.manifest import Manifest
-from triage.messages import ModelInput
-from workers.flows.classifiers import NONE, Classifiers, classifier_values
-from workers.flows.engine import Engine
+from workers.flows.classifiers import NONE, Classifiers
 from workers.flows.glow import quantise
-from workers.flows.golden_input import GoldenInput
 from workers.flows.posterior import Posterior
 from workers.flows.transform import FlowGrid, from_blocks
 from workers.lab.image_set import Pixels
-
-TOLERANCE = 1e-5
-"""Relative to a flow's whole log density: float32 arithmetic on another processor stays far below it."""
-
-
-LOGIT_TOLERANCE = 1e-2
-"""Of a classifier's value."""
 
 RADII, THICK = (0.85, 0.7), 1.2
 """Of a golden head's brain, halves of a slice's sides; and where its skull ends."""
@@ -56,44 +43,3 @@ def _in_a_skull(blocks: Pixels) -> Pixels:
     away = np.hypot(rows[:, None], columns)
     brain = BRAIN + np.minimum(blocks, BRIGHTEST - BRAIN)
     return np.where(away < 1, brain, np.where(away < THICK, BONE, AIR)).astype(np.uint8)
-
-
-@dataclass(frozen=True)
-class GoldenCheck:
-    """How far a machine is from the golden score.
-
-    Attributes
-    ----------
-    error, tolerated : float
-        The largest error of a level's part, and what is tolerated, nats.
-    logit_error : float
-        The largest of the classifiers' values; 0 if the bundle has none.
-    """
-
-    error: float
-    tolerated: float
-    logit_error: float = 0.0
-
-    @property
-    def passed(self) -> bool:
-        """Whether the arithmetic can be trusted."""
-        return self.error <= self.tolerated and self.logit_error <= LOGIT_TOLERANCE
-
-
-def check_golden(engine: Engine) -> GoldenCheck:
-    """Score the golden input of an engine's bundle and compare.
-
-    Raises
-    ------
-    BundleError
-        If the golden input cannot be read.
-    """
-    bundle = engine.bundle
-    golden = GoldenInput.load(bundle)
-    score = engine.score(ModelInput(modality=bundle.modality, pixels=golden.pixels))
-    found = np.array([score.levels_normal, score.levels_mixture])
-    scale = max(abs(score.log_prob_normal), abs(score.log_prob_mixture), 1.0)
-    values = classifier_values(score)
-    errors = [abs(value - golden.values.get(name, inf)) for name, value in values.items()]
-    logit_error = float(np.max([0.0, *errors]))  # a NaN stays one, and fails
-    return GoldenCheck(float(np.abs(found - golden.levels).max()), TOLERANCE * scale, logit_error)

@@ -165,8 +165,8 @@ def _verified(folder: Path, models: Models, device: "torch.device", precision: "
         return VerifiedRow(name=folder.name, problem=exc.message, device=str(device), precision=precision)
     row = VerifiedRow(**asdict(_row_of(bundle, models)), device=str(device), precision=precision)
     from workers.flows.engine import Engine
+    from workers.flows.golden_check import check_golden
     from workers.flows.precision import GATE_NATS, check_precision
-    from workers.lab.golden import check_golden
 
     try:
         engine = Engine(bundle, str(device))
@@ -179,8 +179,7 @@ def _verified(folder: Path, models: Models, device: "torch.device", precision: "
         return VerifiedRow(**asdict(row) | {"problem": f"its weights cannot be used: {type(exc).__name__}"})
     problem, apart = "", ratio.device_error_nats
     if not golden.passed:
-        logits = f" and {golden.logit_error:.3g} in a classifier's value" if golden.logit_error else ""
-        problem = f"scores its golden input {golden.error:.3g} nats{logits} off: don't score on this machine"
+        problem = f"{golden.problem}: don't score on this machine"
     elif not ratio.passed:
         problem = f"{precision} moves the log ratio by {ratio.error_nats:.3g} nats, {GATE_NATS} are allowed"
     elif apart is not None and not apart <= GATE_NATS:
