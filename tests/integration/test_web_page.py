@@ -115,13 +115,13 @@ def test_the_page_shows_the_worklist_in_rank_order(ward: Ward, server: RunningSe
     assert by_name["Doe, Jane P0001"][8] == "99.9"
     assert by_name["Doe, Jane P0001"][1] == "HIGH"
     assert by_name["Late, Image P0026"][6].startswith("receiving revision 2")
-    assert by_name["Late, Image P0026"][1] == "HIGH of an earlier revision"
+    assert by_name["Late, Image P0026"][1] == "HIGH of an earlier score"
     doubles = next(row for row in rows if row[2].startswith("Late, Double"))
-    assert (doubles[1], doubles[7]) == ("HIGH of an earlier revision", "several slices lie at the same position")
+    assert (doubles[1], doubles[7]) == ("HIGH of an earlier score", "several slices lie at the same position")
     assert doubles[8] == "98.5"
     normal = next(row for row in rows if row[2].startswith("Late, Normal"))
-    assert (normal[1], normal[8]) == ("HIGH of an earlier revision", "96.5 now 12.0")
-    assert normal[7] == "HIGH of an earlier revision stays; percentile now 12.0"
+    assert (normal[1], normal[8]) == ("HIGH of an earlier score", "96.5 now 12.0")
+    assert normal[7] == "HIGH of an earlier score stays; percentile now 12.0"
     noted = next(row for row in rows if row[2].startswith("Noted, Study"))
     assert noted[7] == "27 of 28 slices of the series; <b>5 mm</b>"
     assert {row[1] for row in rows if row[6] == "unsuitable"} == {"NOT SCORED"}

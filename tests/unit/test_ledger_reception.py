@@ -124,7 +124,7 @@ def test_a_new_revision_keeps_what_lifted_the_study(ledger: Ledger, by: str) -> 
     assert (kept.state, kept.priority, kept.percentile) == (State.SCORED, Priority.HIGH, 97.0)
     assert kept.score is not None
     assert kept.score.percentile == 12.0
-    assert kept.notes.endswith("HIGH of an earlier revision stays; percentile now 12.0")
+    assert kept.notes.endswith("HIGH of an earlier score stays; percentile now 12.0")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_late_image_lifts_a_study_or_leaves_it_where_it_is(
     to_scored(ledger, ledger.study(UID), priority=Priority(after[0]), percentile=after[1])
     study = ledger.study(UID)
     assert (study.revision, study.priority, study.percentile) == (2, *shown)
-    assert ("earlier revision stays" in study.notes) is (shown != after)
+    assert ("earlier score stays" in study.notes) is (shown != after)
 
 
 @pytest.mark.parametrize("priority", [Priority.LOW, None])
@@ -161,16 +161,24 @@ def test_a_revision_that_was_not_lifted_leaves_nothing_behind(ledger: Ledger, pr
     assert (ledger.study(UID).priority, ledger.study(UID).percentile) == (None, None)
 
 
-def test_a_score_that_was_thrown_away_leaves_nothing_behind(ledger: Ledger) -> None:
+@pytest.mark.parametrize(
+    ("priority", "percentile", "stays"),
+    [(Priority.HIGH, 97.0, True), (Priority.MEDIUM, 91.0, True), (Priority.LOW, 12.0, False)],
+)
+def test_of_a_score_that_was_thrown_away_only_what_lifted_the_study_stays(
+    ledger: Ledger, priority: Priority, percentile: float, stays: bool
+) -> None:
     study = receive(ledger, UID)
-    job = to_scored(ledger, study)
+    job = to_scored(ledger, study, priority=priority, percentile=percentile)
     ledger.fail(job.id, job.fence, "no report can be built")
     again = ledger.requeue(UID, "operator")
-    assert (again.priority, again.percentile, again.log_posterior, again.notes) == (None, None, None, "")
-    assert ledger.sources_of(again.id) == []
+    shown = (priority, percentile) if stays else (None, None)
+    assert (again.priority, again.percentile) == shown
+    assert (again.score, again.log_posterior, again.notes, ledger.sources_of(again.id)) == (None, None, "", [])
     job = lease(ledger, Stage.PREPARE, again)
     ledger.unsuitable(job.id, job.fence, "lateral view")
-    assert (ledger.study(UID).state, ledger.study(UID).priority) == (State.UNSUITABLE, None)
+    ended = ledger.study(UID)
+    assert (ended.state, ended.priority, ended.percentile) == (State.UNSUITABLE, *shown)
 
 
 def test_a_study_without_anything_to_score_keeps_its_reason_when_it_is_requeued(ledger: Ledger) -> None:
@@ -191,6 +199,20 @@ def test_a_requeued_revision_shows_what_the_one_before_it_did(ledger: Ledger) ->
     ledger.fail(job.id, job.fence, "no report can be built")
     again = ledger.requeue(UID, "operator")
     assert (again.priority, again.percentile) == (Priority.HIGH, 97.0)
+
+
+def test_a_requeued_study_does_not_sink_by_its_next_score(ledger: Ledger) -> None:
+    study = receive(ledger, UID)
+    job = to_scored(ledger, study)
+    ledger.fail(job.id, job.fence, "no report can be built")
+    again = ledger.requeue(UID, "operator")
+    job = lease(ledger, Stage.PREPARE, again)
+    ledger.prepared(job.id, job.fence, DIGEST, [])
+    job = lease(ledger, Stage.SCORE, again)
+    ledger.scored(job.id, job.fence, a_score(12.0), Priority.LOW)
+    scored = ledger.study(UID)
+    assert (scored.state, scored.priority, scored.percentile) == (State.SCORED, Priority.HIGH, 97.0)
+    assert scored.notes.endswith("HIGH of an earlier score stays; percentile now 12.0")
 
 
 @pytest.mark.parametrize("state", LATE)

@@ -106,7 +106,7 @@ def list_studies(
                 item.reason,
                 " ".join(
                     word
-                    for word in ("STAT" if item.stat else "", item.priority, inherited(item) and "(earlier revision)")
+                    for word in ("STAT" if item.stat else "", item.priority, inherited(item) and "(earlier score)")
                     if word
                 ),
                 readable_percentile(item.percentile),

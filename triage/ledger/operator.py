@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, select, update
 from triage.errors import ForbiddenTransitionError, LedgerError
 from triage.ledger import schema
 from triage.ledger.base import Room
-from triage.ledger.records import OutboxState, State, Study
+from triage.ledger.records import LIFTED, OutboxState, State, Study
 
 _ENDED_BADLY = (State.FAILED, State.UNSUITABLE)
 
@@ -36,7 +36,8 @@ class Operator(Room):
                 return self._get_study(connection, self._open_next(connection, study, actor=actor, reason=reason))
             if study.state not in _ENDED_BADLY:
                 raise ForbiddenTransitionError(f"a study that is {study.state} cannot be requeued")
-            before = self._before(connection, study)
+            # What its own score lifted it by stays, for it to be scored again: retrying makes no study sink.
+            before = {} if study.priority in LIFTED else self._before(connection, study)
             self._move(
                 connection, study, State.COMPLETE, actor=actor, reason="requeued", score=None, log_posterior=None,
                 notes="", result_sop_instance_uid="", reported_at=None, **before,

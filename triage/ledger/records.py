@@ -9,6 +9,9 @@ from triage.messages import Priority, Score, Stage
 # them), key object selections and presentation states come and go at a PACS without the examination changing.
 NON_IMAGE_MODALITIES = frozenset({"SR", "KO", "PR"})
 
+LIFTED = (Priority.HIGH, Priority.MEDIUM)
+"""What a study can be lifted by, the highest first."""
+
 
 class State(StrEnum):
     """The states of a study revision."""

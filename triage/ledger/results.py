@@ -15,11 +15,8 @@ from sqlalchemy import Connection, delete, insert, select, update
 from triage.errors import NotFoundError
 from triage.ledger import schema
 from triage.ledger.base import Room, held_instances, to_instance
-from triage.ledger.records import Instance, Job, JobState, OutboxNew, OutboxState, State, Study
+from triage.ledger.records import LIFTED, Instance, Job, JobState, OutboxNew, OutboxState, State, Study
 from triage.messages import Priority, Score, Stage
-
-_LIFTED = (Priority.HIGH, Priority.MEDIUM)
-"""What a study can be lifted by, the highest first."""
 
 
 class Results(Room):
@@ -73,7 +70,7 @@ class Results(Room):
         """Take a score: the study is scored and its REPORT job ready, in `report_after_s` seconds.
 
         A score that says ``not_scored`` makes the study unsuitable; it then gets a REPORT job only with
-        `report_not_scored`. The priority of an earlier revision stays, and its percentile with it, unless this one's is
+        `report_not_scored`. The priority of an earlier score stays, and its percentile with it, unless this one's is
         as high: a late image, whatever it shows, never lets a study sink that was lifted. The notes say so. Of several
         images only the one that the score is of stays a source.
 
@@ -110,7 +107,7 @@ class Results(Room):
     def unsuitable(self, job_id: int, fence: int, reason: str, report: bool = False) -> Job | None:
         """Take the gate's no: the study is unsuitable, for a reason that a radiographer reads.
 
-        What an earlier revision was lifted by stays, as in `scored`.
+        What an earlier score had lifted stays, as in `scored`.
 
         Returns
         -------
@@ -194,8 +191,8 @@ def _finish(connection: Connection, job: Job, bundle_digest: str) -> None:
 
 
 def _unscored(study: Study) -> dict[str, Any]:
-    """Return what a revision without a score shows: what the one before it was lifted by, and nothing else."""
-    return {"log_posterior": None} | ({} if study.priority in _LIFTED else {"priority": None, "percentile": None})
+    """Return what a study without a score shows: what an earlier one had lifted it by, and nothing else."""
+    return {"log_posterior": None} | ({} if study.priority in LIFTED else {"priority": None, "percentile": None})
 
 
 def _score_columns(study: Study, score: Score, priority: Priority | None) -> dict[str, Any]:
@@ -207,7 +204,7 @@ def _score_columns(study: Study, score: Score, priority: Priority | None) -> dic
         columns["log_posterior"] = _finite(score.log_posterior)
         if _would_sink(study.priority, priority):
             now = int(score.percentile * 10) / 10 if math.isfinite(score.percentile) else score.percentile
-            told.append(f"{study.priority} of an earlier revision stays; percentile now {now:.1f}")  # cut, as elsewhere
+            told.append(f"{study.priority} of an earlier score stays; percentile now {now:.1f}")  # cut, as elsewhere
         else:
             columns |= {"priority": priority, "percentile": _finite(score.percentile)}
     return columns | {"notes": "; ".join(filter(None, told))}
@@ -215,7 +212,7 @@ def _score_columns(study: Study, score: Score, priority: Priority | None) -> dic
 
 def _would_sink(earlier: Priority | None, priority: Priority | None) -> bool:
     """Tell whether a study that was lifted by its earlier priority would be lifted less by another one."""
-    return earlier in _LIFTED and earlier is not priority and priority is not _LIFTED[0]
+    return earlier in LIFTED and earlier is not priority and priority is not LIFTED[0]
 
 
 def _finite(number: float) -> float | None:

@@ -96,10 +96,10 @@ def verdict(item: WorklistItem) -> tuple[str, str]:
 
 
 def inherited(item: WorklistItem) -> str:
-    """Return what is said of a priority that was suggested for an earlier revision; it stays unless one is as high."""
+    """Return what is said of a priority that was suggested by an earlier score; it stays unless one is as high."""
     if item.priority is None or item.percentile == item.percentile_now:
         return ""
-    return f"{item.priority} of an earlier revision" if item.state == State.FAILED else "of an earlier revision"
+    return f"{item.priority} of an earlier score" if item.state == State.FAILED else "of an earlier score"
 
 
 def _clock(value: datetime) -> str:

@@ -47,10 +47,10 @@ class WorklistItem(BaseModel):
     reason: str = Field(description="why it is unsuitable, failed, superseded or discarded; empty otherwise")
     notes: str = Field(description="which images were scored, and what was done to them")
     priority: Priority | None = Field(
-        description="suggested by the model, perhaps for an earlier revision; null: no score. LOW is not 'normal'"
+        description="suggested by the model, perhaps by an earlier score; null: no score. LOW is not 'normal'"
     )
     percentile: float | None = Field(
-        description="abnormality percentile, 0 to 100, that the priority is from: perhaps an earlier revision's"
+        description="abnormality percentile, 0 to 100, that the priority is from: perhaps an earlier score's"
     )
     percentile_now: float | None = Field(description="of this revision's own score, by `model`; null: it has none")
     log_posterior: float | None = Field(description="log p(x|normal) - log p(x), nats")
