@@ -164,7 +164,7 @@ def test_the_rsna_challenge_from_training_to_report(tmp_path: Path) -> None:
     trained = run(
         "train", "--rsna", "rsna", "--preset", "starter-cxr", "--out", "b", "--threads", "1",
         "--data", "Made up; CC0; the testers", "--set", "flow.optimiser=adamax", "--set", "flow.epochs=2",
-        "--set", "transform.views=1", "--set", "local.steps=40", "--set", "local.rehearsal=40", cwd=tmp_path,
+        "--set", "transform.views=1", "--set", "local.steps=8", "--set", "local.rehearsal=8", cwd=tmp_path,
         timeout=600,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
@@ -172,7 +172,7 @@ def test_the_rsna_challenge_from_training_to_report(tmp_path: Path) -> None:
     assert "acquisition probe" in trained.stderr
     card = (tmp_path / "b" / "card.md").read_text()
     assert "- Made up. Licence: CC0. Credit: the testers" in card
-    options = 'transform.views=1, flow.epochs=2, flow.optimiser="adamax", local.steps=40, local.rehearsal=40'
+    options = 'transform.views=1, flow.epochs=2, flow.optimiser="adamax", local.steps=8, local.rehearsal=8'
     assert f"starter-cxr with {options}" in card
     assert "RSNA Pneumonia Detection Challenge 2018. Licence: research" in card
     assert {path.name for path in (tmp_path / "b.record").iterdir()} == {"curves.csv", "curves.png", "training.json"}
