@@ -126,6 +126,8 @@ def test_studies_that_are_sent_are_listed_and_shown(tmp_path, node):
     node.wait_for(1, ("reported",))
     listed = json.loads(run("--config", config, "studies", "list", "--json", cwd=tmp_path).stdout)
     assert study.study_instance_uid in json.dumps(listed)
+    piped = run("--config", config, "studies", "list", cwd=tmp_path, COLUMNS="")
+    assert any(study.study_instance_uid in line for line in piped.stdout.splitlines())
     shown = run("--config", config, "studies", "show", study.study_instance_uid, "--json", cwd=tmp_path)
     assert any("view" in event["reason"] for event in json.loads(shown.stdout)["events"])
 

@@ -2,6 +2,8 @@
 
 import getpass
 import json
+import os
+import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -27,6 +29,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="Show at most so many.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
+WIDEST = 10_000
+"""More characters than a row has."""
+
 
 def actor() -> str:
     """Return how the event log names whoever runs this command."""
@@ -39,13 +44,14 @@ def plain(value: object) -> Text:
 
 
 def print_table(title: str, headings: list[str], rows: list[list[object]]) -> None:
-    """Print rows under headings."""
+    """Print rows under headings; where no terminal's edge is to be minded, every row in one line."""
     table = Table(title=title)
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*map(plain, row))
-    Console().print(table)
+    at_a_terminal = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    Console(width=None if at_a_terminal else WIDEST).print(table)
 
 
 def print_json(items: list[BaseModel] | BaseModel) -> None:

@@ -74,8 +74,8 @@ def run_demo(console: Console, ports: Ports, *, keep: bool) -> None:
                     arrived = _send(console, samples, ports.node)
                 items = _wait_until_ended(console, page, token, expected=len(arrived))
                 _show(console, arrived, items, pacs)
-                console.print(f"worklist page: {page}  (token: {token})", highlight=False)
                 if keep:
+                    console.print(f"worklist page: {page}  (token: {token})", highlight=False)
                     console.print(f"kept in {folder}; node and PACS run until you press Ctrl-C", highlight=False)
                     _wait_for_interrupt()
     finally:
