@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from triage.cli.context import ConfigOption, loaded_of
+from triage.cli.output import output
 from triage.config.template import rows, template
 from triage.errors import ConfigurationError
 
@@ -52,4 +52,4 @@ def show(
         table.add_column(heading, overflow="fold")
     for row in listed:
         table.add_row(row.key, row.value, row.source, style=None if row.source == "default" else "bold")
-    Console().print(table, markup=False)
+    output().print(table, markup=False)

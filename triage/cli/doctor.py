@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triage.cli.context import ConfigOption, configuration_of
+from triage.cli.output import output
 from triage.doctor import Verdict, run_checks
 from triage.logs import configure_logging
 
@@ -39,6 +40,6 @@ def doctor(
             verdict = Text(str(check.verdict), style=_STYLE[check.verdict])
             # As text: [[listen.peer]] in a remedy is no markup.
             table.add_row(Text(check.part), verdict, Text(check.detail), Text(check.remedy))
-        Console().print(table)
+        output().print(table)
     if any(check.verdict is Verdict.FAIL for check in checks):
         raise typer.Exit(1)

@@ -2,8 +2,6 @@
 
 import getpass
 import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -11,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from triage.cli.context import ConfigOption, configuration_of
+from triage.cli.output import output
 from triage.errors import InvalidUIDError
 from triage.ledger import Ledger, State, Study, open_ledger
 from triage.uids import checked_uid
@@ -29,9 +27,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="Show at most so many.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
-WIDEST = 10_000
-"""More characters than a row has."""
-
 
 def actor() -> str:
     """Return how the event log names whoever runs this command."""
@@ -44,14 +39,13 @@ def plain(value: object) -> Text:
 
 
 def print_table(title: str, headings: list[str], rows: list[list[object]]) -> None:
-    """Print rows under headings; where no terminal's edge is to be minded, every row in one line."""
+    """Print rows under headings."""
     table = Table(title=title)
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*map(plain, row))
-    at_a_terminal = sys.stdout.isatty() or os.environ.get("COLUMNS")
-    Console(width=None if at_a_terminal else WIDEST).print(table)
+    output().print(table)
 
 
 def print_json(items: list[BaseModel] | BaseModel) -> None:

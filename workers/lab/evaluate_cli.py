@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from triage.cli.output import output
 from triage.errors import ConfigurationError
 from triage.logs import configure_logging
 
@@ -128,7 +128,7 @@ def _show(metrics: dict[str, Any]) -> None:
     for name in (name for name in TITLES if name in metrics):
         cells = (metrics[name]["labels"][label] for label in labels)
         table.add_row(name, *map(interval, cells), style="bold" if name == metrics["ranks_by"] else None)
-    Console().print(table, markup=False)
+    output().print(table, markup=False)
     unnamed = metrics["test"]["images_of_unnamed_patients"]
     if unnamed:
         typer.echo(

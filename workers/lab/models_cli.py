@@ -11,6 +11,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from triage.bundles import Bundle, list_bundles, models_folder
+from triage.cli.output import output
 from triage.config.schema import Models
 from triage.errors import ConfigurationError, TriageError
 from triage.manifest import Architecture
@@ -211,7 +212,7 @@ def _print_table(rows: list[BundleRow] | list[VerifiedRow], states: dict[str, st
             row.name, row.version, row.modality, "active" if row.active else "", str(row.images or ""), row.digest[:16],
             states[row.name], style="red" if row.problem else None,
         )  # fmt: skip
-    Console().print(table, markup=False)
+    output().print(table, markup=False)
 
 
 def _counts(architecture: Architecture) -> dict[str, Any]:
