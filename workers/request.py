@@ -1,4 +1,4 @@
-"""What a worker does when the broker goes while it is at a task: it ends, and is started again."""
+"""What a worker does when broker or device go while it is at a task: it ends, and is started again."""
 
 import os
 
@@ -17,8 +17,16 @@ class EndingRequest(Request):  # type: ignore[misc] # Celery has no types
     until somebody restarts it. What it found is in the ledger, or is found again once the lease is taken back.
     """
 
+    last = False
+    """Whether the process ends once the message at hand is acknowledged, so that it isn't delivered again."""
+
     def acknowledge(self) -> None:
         """Acknowledge the message, or end."""
+        if self.last:
+            try:
+                self.message.ack()  # at once, not in the loop's next round: no other task shall begin
+            finally:
+                os._exit(1)
         super().acknowledge()
         # Celery acknowledges in the loop's next round, so this looks in the one after it. A loop that was broken off
         # and begun anew knows nothing of either: then the message counts no more.
@@ -32,3 +40,8 @@ class EndingRequest(Request):  # type: ignore[misc] # Celery has no types
         if not self.message.acknowledged:
             log.error("message_not_acknowledged", task=self.task_name)
             os._exit(1)
+
+
+def end_after_this_task() -> None:
+    """Let the process end after its task, and be started again by its supervisor."""
+    EndingRequest.last = True

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
+import torch
 from celery import Celery
 
 from triage.bundles import active_bundles
@@ -20,6 +21,7 @@ from triage.messages import ModelInput, Relevance, Score, Stage
 from triage.transport import MAPPED_TASK, REFUSED_TASK, SCORE_TASK, SCORED_TASK, Pulse, send
 from workers.flows.engine import Engine
 from workers.flows.golden_check import require_golden
+from workers.request import end_after_this_task
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +92,7 @@ def _answer(engines: dict[str, Engine], job_id: int, bundle_digest: str, wire: d
         return _Answer(REFUSED_TASK, (str(exc),))
     except (RuntimeError, MemoryError) as exc:  # torch: out of memory, a lost device
         log.error("score_broke", job=job_id, error=type(exc).__name__)
+        _end_if_lost(exc)
         return _Answer(REFUSED_TASK, (f"the score worker broke: {type(exc).__name__}",))
     log.info("scored", job=job_id, model_time_s=round(score.model_time_s, 3))
     wanted = model_input.relevance and not score.not_scored and _makes_maps(engines[bundle_digest])
@@ -111,7 +114,15 @@ def map_one(engine: Engine, model_input: ModelInput) -> Relevance | None:
         return engine.mapper(model_input.pixels) if engine.mapper is not None else None
     except Exception as exc:  # noqa: BLE001 - as said
         log.error("relevance_map_failed", bundle=engine.bundle.name, error=type(exc).__name__)
+        _end_if_lost(exc)
         return None
+
+
+def _end_if_lost(exc: Exception) -> None:
+    """After an error of the device every later call to it fails in this process; only a new one gets it back."""
+    if isinstance(exc, torch.AcceleratorError):
+        log.error("device_lost", restarts=True)
+        end_after_this_task()
 
 
 def score_one(engines: dict[str, Engine], bundle_digest: str, model_input: ModelInput) -> Score:

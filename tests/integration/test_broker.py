@@ -159,7 +159,7 @@ import sys
 from pathlib import Path
 from triage.config import Configuration
 from triage.transport import make_app
-from workers.request import EndingRequest
+from workers.request import EndingRequest, end_after_this_task
 
 folder = Path(sys.argv[1])
 app = make_app(Configuration.model_validate_json(sys.argv[2]))
@@ -170,6 +170,8 @@ def held(job_id, fence):
     (folder / f"begun {job_id}").touch()
     while not (folder / f"go {job_id}").exists():
         pass
+    if (folder / f"lost {job_id}").exists():
+        end_after_this_task()
 
 options = ["--pool=solo", "--loglevel=ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat"]
 app.worker_main(["--quiet", "worker", "--queues=report", *options])
@@ -192,3 +194,27 @@ def test_a_worker_that_cannot_acknowledge_ends_instead_of_waiting_for_ever(tmp_p
                     (tmp_path / f"go {number}").touch()
         (tmp_path / "go 3").touch()
         assert worker.wait(60) == 1
+
+
+@pytest.mark.redis
+def test_a_worker_that_lost_its_device_ends_when_its_message_is_done_with(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        url = stack.enter_context(running_redis(tmp_path / "redis"))
+        config = Configuration(data_dir=tmp_path, broker={"url": url})
+        for name in ("lost 1", "go 1", "go 2"):
+            (tmp_path / name).touch()
+        for number in (1, 2):
+            send(make_app(config), REPORT_TASK, number, 1)
+
+        def started() -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-c", WORKER, str(tmp_path), config.model_dump_json()]
+            worker = stack.enter_context(subprocess.Popen(command))
+            stack.callback(worker.kill)
+            return worker
+
+        assert started().wait(60) == 1
+        assert not (tmp_path / "begun 2").exists()
+        (tmp_path / "begun 1").unlink()
+        started()
+        wait_until((tmp_path / "begun 2").exists, 60, "the next worker to begin")
+        assert not (tmp_path / "begun 1").exists()  # it was not delivered again

@@ -18,6 +18,7 @@ from triage.errors import MachineError
 from workers.flows.engine import Engine
 from workers.flows.golden_check import LOGIT_TOLERANCE, GoldenCheck, require_golden
 from workers.flows.precision import GATE_NATS
+from workers.lab.evaluation.scores import score_images
 
 
 def off_by(folder: Path, tensor: str, error: float) -> Bundle:
@@ -48,6 +49,19 @@ def test_flows_and_classifiers_are_held_to_their_bounds(tensor: str, allowed: fl
         engine = Engine(off_by(tmp_path / f"bad{share}", tensor, share * allowed), "cpu")
         with pytest.raises(MachineError, match=r"scores its golden input .* off on cpu: this machine scores nothing"):
             require_golden(engine)
+
+
+def test_nothing_is_evaluated_or_calibrated_on_such_a_machine(tmp_path: Path) -> None:
+    bundle = off_by(tmp_path / "off", "levels_normal", 3.0)
+    with pytest.raises(MachineError):
+        score_images(bundle, [], "cpu")
+    with np.load(shared("data", "cxr_adult.npz")) as arrays:
+        np.savez(tmp_path / "site.npz", x=arrays["x"][:400:10])
+    command = ("models", "calibrate", str(bundle.folder), "--reference", "site.npz", "--out", "new")
+    calibrated = run(*command, cwd=tmp_path)
+    assert calibrated.returncode == 1
+    assert "scores its golden input" in calibrated.stderr
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_node_on_such_a_machine_takes_studies_and_shows_them(tmp_path: Path) -> None:

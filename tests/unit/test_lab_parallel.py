@@ -15,6 +15,8 @@ from tests.support.peers import wait_until
 from tests.support.rsna import make_rsna
 from tests.support.training import endless
 from triage.errors import ConfigurationError
+from triage.manifest import Architecture
+from workers.flows.glow import Glow
 from workers.lab.parallel import Group, current, join
 
 ROOT = Path(__file__).parents[2]
@@ -79,3 +81,21 @@ def test_one_gpu_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigurationError, match="share one GPU"):
         join("cuda:0")
+
+
+def test_what_is_kept_by_columns_is_shared_as_nccl_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gloo takes any strides, so that two processes on a CPU can't show it."""
+    sent = []
+
+    def broadcast(tensor: torch.Tensor, source: int) -> None:
+        assert tensor.is_contiguous()
+        sent.append(source)
+        tensor.fill_(3)
+
+    monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
+    flow = Glow(Architecture(size=(4, 4), grey_levels=16, depth=1, widths=(4, 4), convolution="plain"))
+    tensors = list(flow.state_dict().values())
+    assert not all(tensor.is_contiguous() for tensor in tensors)
+    Group(rank=0, size=2).share(tensors)
+    assert sent == [0] * len(tensors)
+    assert all((tensor == 3).all() for tensor in flow.state_dict().values())

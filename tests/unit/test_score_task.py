@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydicom import dcmread
 
 from tests.support.peers import shared
@@ -16,6 +17,7 @@ from triage.messages import ModelInput, Relevance, Score
 from workers.flows.engine import Engine
 from workers.images.cxr import cxr_tensor
 from workers.images.pixels import displayed
+from workers.request import EndingRequest
 from workers.score import make_task, score_one
 
 
@@ -88,3 +90,28 @@ def test_a_score_is_sent_before_its_map_is_made(engine: Engine, wanted: bool, mo
     for _, args in mapped:
         assert args[:2] == (7, 3)
         assert Relevance.from_wire(args[2]).values.shape == (32, 32)
+
+
+@pytest.mark.parametrize("breaks", ["measure", "mapper"])
+def test_a_lost_device_ends_the_worker_after_its_answer(
+    engine: Engine, breaks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def run() -> list[tuple[str, tuple[Any, ...]]]:
+        wire = Wire()
+        task = make_task(wire, {engine.bundle.digest: engine}, wire)  # type: ignore[arg-type]
+        task(7, 3, engine.bundle.digest, ModelInput(modality="CXR", pixels=pixels, relevance=True).to_wire())
+        return wire.sent
+
+    monkeypatch.setattr(EndingRequest, "last", False)
+    file = sorted(shared("data", "dicom_cxr").glob("*.dcm"))[0]
+    pixels = cxr_tensor(displayed(dcmread(file))[0], (128, 128))
+    run()
+    assert not EndingRequest.last
+    monkeypatch.setitem(engine.__dict__, breaks, broken)
+    last = run()[-1]
+    assert EndingRequest.last
+    refused = ("report.refused", (7, 3, "the score worker broke: AcceleratorError"))
+    assert last == (refused if breaks == "measure" else ("report.mapped", (7, 3, None)))

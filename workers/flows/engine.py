@@ -25,7 +25,8 @@ from workers.flows.weights import load_flows
 def choose_device(name: str) -> torch.device:
     """Return the device named ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; auto takes a GPU if there is one.
 
-    On a GPU convolutions then compute in float32, not in TF32 as cuDNN would, and by its reproducible algorithms.
+    On a GPU convolutions and products then compute in float32 by reproducible algorithms: not in TF32, as cuDNN would,
+    and cuBLAS where the environment asks for it (``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE``, as in some containers).
 
     Raises
     ------
@@ -33,6 +34,7 @@ def choose_device(name: str) -> torch.device:
         If there is no such device, or not on this machine.
     """
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
+    torch.backends.cuda.matmul.allow_tf32 = False
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):

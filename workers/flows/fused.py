@@ -8,8 +8,8 @@ few megabytes. Maps lie as (C, sites), so that every copy runs along rows.
 
 A number that can be trusted: latents and couplings are float32, every sum over sites is float64, and so are the
 constants. The partition into strips follows from the architecture alone; every strip is computed by one thread, and
-their results are added in order, so neither the number of threads nor the other images of a batch change any bit. (Of
-grids of 8 x 8 a batch may change the last ones: a GEMM of so few sites takes another way.)
+their results are added in order, so on a CPU neither the number of threads nor the other images of a batch change any
+bit. (Of grids of 8 x 8 a batch may change the last ones: a GEMM of so few sites takes another way.)
 """
 
 import math

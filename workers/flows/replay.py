@@ -49,7 +49,7 @@ class Replay:
         torch.cuda.current_stream(flows.device).wait_stream(stream)
         self._scratch = scratch_buffers()  # the graph knows them by address: they must not be given back
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, stream=stream):  # its own would be one of the current device, not of ours
             self.recorded = flows.parts(self.x)
 
     def __call__(self, x: Tensor) -> Parts:

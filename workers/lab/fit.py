@@ -333,7 +333,8 @@ class Stage:
         if not self.checkpoint.exists():
             return False
         try:
-            record: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            # What is loaded goes to where the flow is; an optimiser's counters stay on the CPU, as they were.
+            record: dict[str, Any] = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
             if record["fingerprint"] == self.fingerprint:
                 self.flow.load_state_dict(record["flow"])
                 self.average.load_state_dict(record["average"])

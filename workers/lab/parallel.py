@@ -48,11 +48,14 @@ class Group:
         for tensor, part in zip(together, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    @torch.no_grad()
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by rank 0's."""
         if self.size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, 0)
+                shared = tensor.contiguous()  # NCCL takes no other; an orthogonal matrix is kept by columns
+                dist.broadcast(shared, 0)
+                tensor.copy_(shared)
 
     def wait(self) -> None:
         """Wait until all processes are here."""

@@ -13,6 +13,7 @@ from triage.bundles import Bundle, made_beside, new_bundle_folder, write_bundle
 from triage.calibration import COMBINED, Calibration
 from triage.errors import ConfigurationError, NotScoredError
 from workers.flows.engine import Engine
+from workers.flows.golden_check import require_golden
 from workers.flows.posterior import coarse
 from workers.lab.calibrate import FLAG_RATES, admissible, point_at
 from workers.lab.evaluation.bootstrap import Mask, Scores
@@ -181,6 +182,7 @@ def recalibrate(
 def _measure(site: Site, device: str, advance: Callable[[], None]) -> _Measured:
     """Read and score the images, a few at a time."""
     engine = Engine(site.bundle, device)
+    require_golden(engine)
     keys: list[str] = []
     estimates: list[dict[str, Scores]] = []
     rows: list[dict[str, float]] = []

@@ -10,6 +10,7 @@ from triage.bundles import Bundle
 from triage.errors import NotScoredError, TriageError
 from triage.messages import ModelInput
 from workers.flows.engine import Engine
+from workers.flows.golden_check import require_golden
 from workers.flows.measure import statistics
 from workers.lab.evaluation.labels import Labelled
 from workers.lab.image_set import Pixels
@@ -67,10 +68,13 @@ def score_images(
 
     Raises
     ------
+    MachineError
+        If this machine doesn't score as the bundle's maker did.
     TriageError
         If no image at all has a score.
     """
     engine = Engine(bundle, device)
+    require_golden(engine)
     kept: list[Labelled] = []
     refused: list[Refused] = []
     pixels: list[Pixels] = []
