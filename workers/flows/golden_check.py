@@ -68,13 +68,13 @@ def check_golden(engine: Engine) -> GoldenCheck:
     bundle = engine.bundle
     golden = GoldenInput.load(bundle)
     score = engine.score(ModelInput(modality=bundle.modality, pixels=golden.pixels))
-    found = np.array([score.levels_normal, score.levels_mixture])
-    normal, mixture = found - golden.levels
+    off = np.array([score.levels_normal, score.levels_mixture]) - golden.levels
+    normal, mixture = off
     scale = max(abs(score.log_prob_normal), abs(score.log_prob_mixture), 1.0)
     values = classifier_values(score)
     errors = [abs(value - golden.values.get(name, inf)) for name, value in values.items()]
     return GoldenCheck(
-        error=float(np.abs(found - golden.levels).max()),
+        error=float(np.abs(off).max()),
         tolerated=TOLERANCE * scale if engine.precision == "float32" else inf,
         ratio_error=float(abs((mixture - normal).sum())),
         logit_error=float(np.max([0.0, *errors])),  # a NaN stays one, and fails
